@@ -1,0 +1,28 @@
+//! The durable store: messages, their content and their schedule, safe on disk before anybody relies on them.
+//!
+//! The **log** is the truth: append-only segment files to which one committer writes what all callers wait for, in one
+//! write and one `fdatasync` per batch. A frame of the log is one atomic change. The **index** is a cache: in memory what
+//! changed since the last checkpoint, in a table on disk what survived it; it can be thrown away and built anew from the
+//! log. `docs/internals/store.md` describes the formats, the states of a message and the rules of failure.
+//!
+//! [`Store`] is the asynchronous face over two threads; below it the engine is synchronous and thread-free, over the seam
+//! [`Files`], so that a simulation can run it against a disk that loses power.
+
+#![allow(clippy::todo)]
+#![forbid(unsafe_code)]
+
+mod error;
+mod files;
+mod incoming;
+mod message;
+mod options;
+mod store;
+
+pub use error::{CommitError, IndexError, IntakeError, OpenError, ReadError};
+pub use files::{File, Files, RealFiles, Space};
+pub use incoming::Incoming;
+pub use message::{
+    Counters, Cursor, Delivery, DeliveryRecipient, Due, NewMessage, Notice, RecipientStatus, Schedule, StoredMessage, Update,
+};
+pub use options::Options;
+pub use store::{Content, Status, Store};
