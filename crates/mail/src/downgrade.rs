@@ -111,8 +111,6 @@ impl Unconvertible {
     }
 }
 
-/// The longest line of a message, without its CRLF (RFC 5322 §2.1.1).
-const LONGEST_LINE: usize = 998;
 /// Entities inside entities.
 const DEEPEST: usize = 32;
 /// Entities of one message.
@@ -120,20 +118,7 @@ const MOST_ENTITIES: usize = 10_000;
 
 /// Whether `data` can go as it is: ASCII without NUL, in lines of at most 998 octets that end with CRLF.
 fn is_plain(data: &[u8]) -> bool {
-    data.is_ascii() && memchr::memchr(0, data).is_none() && has_plain_lines(data)
-}
-
-fn has_plain_lines(data: &[u8]) -> bool {
-    let mut line = 0;
-    let mut ends = memchr::memchr2_iter(b'\r', b'\n', data);
-    while let Some(cr) = ends.next() {
-        if data[cr] != b'\r' || data.get(cr + 1) != Some(&b'\n') || cr - line > LONGEST_LINE {
-            return false;
-        }
-        ends.next();
-        line = cr + 2;
-    }
-    data.len() - line <= LONGEST_LINE
+    data.is_ascii() && encoding::has_proper_lines(data)
 }
 
 /// One pass over the structure of a message.

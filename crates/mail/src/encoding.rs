@@ -4,6 +4,8 @@
 //! Both encoders append to a buffer, keep their lines within 76 characters and end without a line break of their own,
 //! so that the caller decides what follows. What they write decodes to exactly the octets that went in.
 
+/// The longest line of a message, without its CRLF (RFC 5322 §2.1.1).
+pub const LONGEST_LINE: usize = 998;
 /// The longest encoded line, without its CRLF (RFC 2045 §6.7 rule 5, §6.8).
 const LINE: usize = 76;
 
@@ -79,6 +81,21 @@ fn base64_quantum(triple: &[u8], out: &mut Vec<u8>) {
         let padding = place > triple.len();
         out.push(if padding { b'=' } else { ALPHABET[sextet as usize] });
     }
+}
+
+/// Whether `data` needs no encoding for the sake of its lines: all end with CRLF and have at most 998 octets, and there
+/// is no NUL. That is all that 8BITMIME asks for (RFC 6152 §2); seven bits must also be ASCII.
+pub fn has_proper_lines(data: &[u8]) -> bool {
+    let mut line = 0;
+    let mut ends = memchr::memchr2_iter(b'\r', b'\n', data);
+    while let Some(cr) = ends.next() {
+        if data[cr] != b'\r' || data.get(cr + 1) != Some(&b'\n') || cr - line > LONGEST_LINE {
+            return false;
+        }
+        ends.next();
+        line = cr + 2;
+    }
+    data.len() - line <= LONGEST_LINE && memchr::memchr(0, data).is_none()
 }
 
 #[cfg(test)]
@@ -159,6 +176,17 @@ mod tests {
             [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("fooba", "Zm9vYmE=")];
         for (plain, encoded) in vectors {
             assert_eq!(b64(plain.as_bytes()), encoded);
+        }
+    }
+
+    #[test]
+    fn proper_lines_are_short_and_end_with_crlf() {
+        let line = "x".repeat(998);
+        for good in ["", "a", "a\r\n\r\nb", "\u{e9}\r\n", &line, &format!("{line}\r\n{line}\r\n")] {
+            assert!(has_proper_lines(good.as_bytes()), "{good:?}");
+        }
+        for bad in ["a\nb", "a\rb", "\n", "a\r", "\0", "\r\r\n", &format!("{line}x"), &format!("{line}x\r\n")] {
+            assert!(!has_proper_lines(bad.as_bytes()), "{bad:?}");
         }
     }
 

@@ -3,7 +3,8 @@
 
 use std::ops::Range;
 
-use super::{LONGEST_LINE, Unconvertible};
+use super::Unconvertible;
+use crate::encoding::LONGEST_LINE;
 
 /// What stands in front of an entity's body. All ranges count from the start of the whole content.
 #[derive(Debug, Clone, PartialEq, Eq)]
