@@ -1,0 +1,118 @@
+//! Look-ups in the domain name system: which hosts take the mail of a domain, and at which addresses they are.
+//!
+//! [`Resolve`] is the seam: rooms above hold an `Arc<dyn Resolve>` and never know whether a name server or a table of a
+//! test stands behind it. [`Resolver`] is the real one: it asks the system's or the configured recursive name servers,
+//! follows aliases, keeps answers as long as their TTL says and not longer, and bounds everything that comes back in
+//! count, size and time. [`exchanges`] turns a mail host into the hosts to try, by RFC 5321 §5.1 and RFC 7505, and
+//! [`site`] names the set of them.
+//!
+//! What must always hold: only an answer that says so ("no such domain", "no such records") counts as a final no.
+//! Whatever else goes wrong (SERVFAIL, silence, nonsense, endless aliases, a server that will not recurse) is temporary,
+//! because a final no costs somebody a message.
+
+#![forbid(unsafe_code)]
+
+mod answer;
+mod exchange;
+mod flight;
+mod metrics;
+mod resolver;
+mod site;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod upstream;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+pub use futures_util::future::BoxFuture;
+use mail::{Domain, EnhancedCode, Fault};
+
+pub use exchange::{Exchange, MAX_EXCHANGES, NoExchange, Ourselves, exchanges, shuffle_equal};
+pub use metrics::Metrics;
+pub use resolver::{Resolver, Settings};
+pub use site::{MAX_SITE, site};
+pub use upstream::{Servers, SetupError};
+
+/// The most records of one kind that are kept of an answer: the most preferred MX records, the first addresses.
+pub const MAX_RECORDS: usize = 200;
+/// The most aliases (CNAME) followed for one look-up.
+pub const MAX_ALIASES: usize = 12;
+
+/// Something that answers for the domain name system.
+///
+/// Names are taken as they are, from the root; no search list is ever applied.
+pub trait Resolve: Send + Sync + 'static {
+    /// The MX records of a name. A name without any is [`LookupError::NoRecords`].
+    fn mx<'a>(&'a self, name: &'a Domain) -> BoxFuture<'a, Result<MxAnswer, LookupError>>;
+
+    /// The IPv6 and IPv4 addresses of a name, at least one, in no particular order.
+    ///
+    /// If one of the two look-ups fails, what the other one found is the answer.
+    fn addresses<'a>(&'a self, name: &'a Domain) -> BoxFuture<'a, Result<Vec<IpAddr>, LookupError>>;
+}
+
+/// What the MX records of a name say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MxAnswer {
+    /// The domain takes no mail (RFC 7505: the only record is `0 .`).
+    Null,
+    /// These hosts take it, the lowest preference first, at most [`MAX_RECORDS`]. Empty if no record names a host.
+    Hosts(Arc<[MxRecord]>),
+}
+
+/// One MX record.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct MxRecord {
+    /// Lower is tried first.
+    pub preference: u16,
+    /// The host.
+    pub host: Domain,
+}
+
+/// Why a look-up gave nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LookupError {
+    /// The name does not exist (NXDOMAIN).
+    #[error("the name does not exist")]
+    NoSuchDomain,
+    /// The name exists, but has no records of this kind.
+    #[error("the name has no such records")]
+    NoRecords,
+    /// It could not be found out now.
+    #[error("{why}")]
+    Temporary {
+        /// What happened, with the name server's address where one was asked.
+        why: Arc<str>,
+    },
+}
+
+impl LookupError {
+    /// A temporary failure with its reason.
+    pub fn temporary(why: impl AsRef<str>) -> Self {
+        Self::Temporary { why: why.as_ref().into() }
+    }
+
+    /// Whether asking again may help.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::Temporary { .. })
+    }
+
+    /// The fault when the addresses of `host`, which should take the mail, can't be had: 5.4.4 (no address, RFC 3463
+    /// §3.5) or 4.4.3 (name server trouble).
+    pub fn fault(&self, host: &Domain) -> Fault {
+        match self {
+            Self::NoSuchDomain => {
+                Fault::local(550, EnhancedCode::new(5, 4, 4), format!("the mail host {host} does not exist"))
+            }
+            Self::NoRecords => {
+                Fault::local(550, EnhancedCode::new(5, 4, 4), format!("the mail host {host} has no address"))
+            }
+            Self::Temporary { why } => Fault::local(
+                451,
+                EnhancedCode::new(4, 4, 3),
+                format!("the addresses of the mail host {host} could not be looked up: {why}"),
+            ),
+        }
+    }
+}

@@ -1,0 +1,252 @@
+//! The resolver: memory in front, one flight per question, name servers behind.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use hickory_resolver::proto::rr::Name;
+use mail::{Clock, Domain};
+use moka::sync::Cache;
+use tokio::sync::Semaphore;
+
+use crate::answer::{self, Kind, Records, Step};
+use crate::flight::Flights;
+use crate::metrics::{End, Metrics};
+use crate::upstream::{Servers, SetupError, Upstream};
+use crate::{LookupError, MAX_ALIASES, MxAnswer, Resolve};
+
+/// How to look names up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Whom to ask.
+    pub servers: Servers,
+    /// How long to wait for one server's answer to one question, repetitions included. 5 s.
+    pub timeout: Duration,
+    /// How often to go through the list of servers. 2; at least 1.
+    pub attempts: u32,
+    /// How long a look-up may take with everything: the wait for a free place, all servers, all aliases. 30 s.
+    pub total: Duration,
+    /// How many look-ups may be under way; more wait. 256; at least 1.
+    pub parallel: usize,
+    /// Octets of memory for answers, about. 8 MiB; 0 keeps none.
+    pub cache_memory: u64,
+    /// Answers are kept as long as their TTL says, but not longer than this. A day.
+    pub positive_max_ttl: Duration,
+    /// "No such name" and "no such records" are kept as long as their zone says (RFC 2308), but not longer than this.
+    /// 15 minutes.
+    pub negative_max_ttl: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            servers: Servers::System,
+            timeout: Duration::from_secs(5),
+            attempts: 2,
+            total: Duration::from_secs(30),
+            parallel: 256,
+            cache_memory: 8 << 20,
+            positive_max_ttl: Duration::from_secs(24 * 60 * 60),
+            negative_max_ttl: Duration::from_secs(15 * 60),
+        }
+    }
+}
+
+/// Looks names up in the DNS. Cheap to clone; clones share their memory.
+#[derive(Clone)]
+pub struct Resolver(Arc<Inner>);
+
+struct Inner {
+    upstream: Upstream,
+    places: Semaphore,
+    cache: Cache<Question, Kept>,
+    flights: Flights<Question, Answer>,
+    settings: Settings,
+    clock: Arc<dyn Clock>,
+    metrics: Metrics,
+}
+
+type Answer = Result<Records, LookupError>;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Question {
+    name: Domain,
+    kind: Kind,
+}
+
+#[derive(Clone)]
+struct Kept {
+    answer: Answer,
+    until: Instant,
+}
+
+impl Resolver {
+    /// A resolver with an empty memory. It reads the system's configuration if that is wanted and sends nothing yet.
+    ///
+    /// Look-ups must run on a tokio runtime with I/O and time.
+    pub fn new(settings: Settings, clock: Arc<dyn Clock>, metrics: Metrics) -> Result<Self, SetupError> {
+        let parallel = settings.parallel.clamp(1, Semaphore::MAX_PERMITS);
+        let upstream = Upstream::new(&settings.servers, settings.timeout, settings.attempts, parallel)?;
+        let cache = Cache::builder().max_capacity(settings.cache_memory).weigher(weight).build();
+        Ok(Self(Arc::new(Inner {
+            upstream,
+            places: Semaphore::new(parallel),
+            cache,
+            flights: Flights::new(),
+            settings,
+            clock,
+            metrics,
+        })))
+    }
+
+    async fn look_up(&self, name: &Domain, kind: Kind) -> Answer {
+        let question = Question { name: name.clone(), kind };
+        if let Some(answer) = special(&question) {
+            return answer;
+        }
+        if let Some(answer) = self.0.kept(&question) {
+            self.0.metrics.cached.inc();
+            return answer;
+        }
+        let inner = self.0.clone();
+        self.0.flights.join(question.clone(), || inner.fly(question).boxed()).await
+    }
+}
+
+impl Resolve for Resolver {
+    fn mx<'a>(&'a self, name: &'a Domain) -> BoxFuture<'a, Result<MxAnswer, LookupError>> {
+        async move {
+            match self.look_up(name, Kind::Mx).await? {
+                Records::Mx(answer) => Ok(answer),
+                Records::Addresses(_) => Err(LookupError::NoRecords),
+            }
+        }
+        .boxed()
+    }
+
+    fn addresses<'a>(&'a self, name: &'a Domain) -> BoxFuture<'a, Result<Vec<IpAddr>, LookupError>> {
+        async move {
+            let (v6, v4) = tokio::join!(self.look_up(name, Kind::Aaaa), self.look_up(name, Kind::A));
+            both(v6, v4)
+        }
+        .boxed()
+    }
+}
+
+/// The addresses of both families. What one family has counts whatever happened to the other; a no needs both.
+fn both(v6: Answer, v4: Answer) -> Result<Vec<IpAddr>, LookupError> {
+    let mut all = Vec::new();
+    let mut errors = Vec::new();
+    for answer in [v6, v4] {
+        match answer {
+            Ok(Records::Addresses(addresses)) => all.extend_from_slice(&addresses),
+            Ok(Records::Mx(_)) => {}
+            Err(error) => errors.push(error),
+        }
+    }
+    if !all.is_empty() {
+        return Ok(all);
+    }
+    let temporary = errors.iter().find(|error| error.is_temporary());
+    Err(match temporary {
+        Some(error) => error.clone(),
+        // Servers that say NXDOMAIN for one kind only are wrong about the name.
+        None if errors.contains(&LookupError::NoRecords) => LookupError::NoRecords,
+        None => LookupError::NoSuchDomain,
+    })
+}
+
+/// Names that no name server may be asked for (RFC 6761 §6.3, §6.4; RFC 7686 §2).
+fn special(question: &Question) -> Option<Answer> {
+    let last = question.name.labels().next_back()?;
+    match (last, question.kind) {
+        ("localhost", Kind::Mx) => Some(Err(LookupError::NoRecords)),
+        ("localhost", Kind::A) => Some(Ok(Records::Addresses([Ipv4Addr::LOCALHOST.into()].into()))),
+        ("localhost", Kind::Aaaa) => Some(Ok(Records::Addresses([Ipv6Addr::LOCALHOST.into()].into()))),
+        ("invalid" | "onion", _) => Some(Err(LookupError::NoSuchDomain)),
+        _ => None,
+    }
+}
+
+impl Inner {
+    fn kept(&self, question: &Question) -> Option<Answer> {
+        let kept = self.cache.get(question)?;
+        if self.clock.instant() < kept.until { Some(kept.answer) } else { None }
+    }
+
+    /// One look-up from the wait for a place to the entry in the memory.
+    async fn fly(self: Arc<Self>, question: Question) -> Answer {
+        let asked = tokio::time::timeout(self.settings.total, self.ask(&question)).await;
+        let (answer, ttl) = asked.unwrap_or_else(|_| {
+            let why = format!("no answer within {} s", self.settings.total.as_secs());
+            (Err(LookupError::temporary(why)), None)
+        });
+        let (end, most) = match &answer {
+            Ok(_) => (End::Found, self.settings.positive_max_ttl),
+            Err(LookupError::Temporary { .. }) => (End::Failed, Duration::ZERO),
+            Err(_) => (End::Nothing, self.settings.negative_max_ttl),
+        };
+        self.metrics.ended(end);
+        let ttl = Duration::from_secs(ttl.unwrap_or(0).into()).min(most);
+        if !ttl.is_zero() {
+            self.cache.insert(question, Kept { answer: answer.clone(), until: self.clock.instant() + ttl });
+        }
+        answer
+    }
+
+    /// The answer and its TTL in seconds, if it may be kept at all.
+    async fn ask(&self, question: &Question) -> (Answer, Option<u32>) {
+        let _running = Running::new(&self.metrics);
+        // The places are never closed; were they, the look-up would merely not wait.
+        let _place = self.places.acquire().await.ok();
+        let Ok(mut name) = Name::from_ascii(format!("{}.", question.name)) else {
+            return (Err(LookupError::NoSuchDomain), None);
+        };
+        let (mut lowest, mut aliases) = (u32::MAX, 0);
+        while aliases <= MAX_ALIASES {
+            let response = match self.upstream.ask(&name, question.kind.record_type()).await {
+                Ok(response) => response,
+                Err(error) => return (Err(error), None),
+            };
+            match answer::read(&response, &name, question.kind) {
+                Step::Found { records, ttl } => return (Ok(records), Some(ttl.min(lowest))),
+                Step::Nothing { error, ttl } => return (Err(error), ttl.map(|ttl| ttl.min(lowest))),
+                Step::Astray { why } => return (Err(LookupError::temporary(why)), None),
+                Step::Alias { to, ttl, followed } => {
+                    (name, lowest, aliases) = (to, lowest.min(ttl), aliases + followed);
+                }
+            }
+        }
+        (Err(LookupError::temporary("too many aliases (CNAME) in a row")), None)
+    }
+}
+
+/// Counts a look-up as running, also when it is given up.
+struct Running<'a>(&'a Metrics);
+
+impl<'a> Running<'a> {
+    fn new(metrics: &'a Metrics) -> Self {
+        metrics.running.inc();
+        Self(metrics)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.running.dec();
+    }
+}
+
+/// About how much memory an answer takes.
+fn weight(question: &Question, kept: &Kept) -> u32 {
+    const ENTRY: usize = 250;
+    const RECORD: usize = 32;
+    let records = match &kept.answer {
+        Ok(Records::Mx(MxAnswer::Hosts(hosts))) => hosts.iter().map(|mx| RECORD + mx.host.as_str().len()).sum(),
+        Ok(Records::Addresses(addresses)) => addresses.len() * size_of::<IpAddr>(),
+        Ok(Records::Mx(MxAnswer::Null)) | Err(_) => 0,
+    };
+    u32::try_from(ENTRY + question.name.as_str().len() + records).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,10 @@
+//! Look-ups against a real name server on the loopback interface, and mail hosts by the rules.
+
+mod exchanges;
+mod resolver;
+
+use mail::Domain;
+
+fn domain(name: &str) -> Domain {
+    Domain::parse(name).unwrap()
+}
