@@ -1,0 +1,127 @@
+//! What the session tells its driver, what it asks, and what it takes for an answer.
+
+use bytes::Bytes;
+use mail::{Recipient, Reply, ReversePath, TransferProtocol};
+
+use super::peer::{Hello, Peer};
+use super::reason::{CloseReason, Refusal};
+use crate::params::MailParameters;
+
+/// One thing that happened, or a question.
+#[derive(Debug)]
+pub enum Event {
+    /// The client said EHLO, HELO or LHLO.
+    Hello(Hello),
+    /// Question: the client, which may do so, speaks for this peer from here on. Refuse to end the connection.
+    Xclient(Box<Peer>),
+    /// Question: may mail with this sender come in?
+    Mail(Sender),
+    /// Question: may mail go to this recipient?
+    Recipient(Recipient),
+    /// Question, before 354 or before the first chunk of BDAT: is there room for the content?
+    Begin(Begin),
+    /// The next piece of the content, decoded. The pieces in order are the message.
+    ///
+    /// Usually a slice of what `receive` was given: to keep it is to keep that whole buffer.
+    Content(Bytes),
+    /// Question: the content is complete. Commit, then answer; a positive reply makes the message ours.
+    End(Box<Finished>),
+    /// The transaction is gone: forget what belongs to it. Not a question.
+    Abort {
+        /// What is dropped.
+        transaction: Box<Transaction>,
+        /// Why.
+        why: Abort,
+    },
+    /// The session refused something by itself.
+    Refused(Refusal),
+    /// The connection is to be closed; the last event.
+    Close(CloseReason),
+}
+
+impl Event {
+    /// Whether the session waits for [`super::Session::answer`].
+    pub fn is_question(&self) -> bool {
+        matches!(self, Event::Xclient(_) | Event::Mail(_) | Event::Recipient(_) | Event::Begin(_) | Event::End(_))
+    }
+}
+
+/// The answer to a question.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// Yes, with the session's own words.
+    Accept,
+    /// In these words: positive is yes, anything else is no, and 421 also closes. To [`Event::Begin`] any positive or
+    /// intermediate reply means 354; to [`Event::End`] under LMTP it counts for every recipient.
+    Reply(Reply),
+    /// To [`Event::End`] under LMTP: one reply for each recipient, in their order (RFC 2033 §4.2).
+    Each(Vec<Reply>),
+}
+
+/// The sender of a transaction with what MAIL said about the message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sender {
+    /// Where reports go.
+    pub path: ReversePath,
+    /// The parameters of MAIL.
+    pub parameters: MailParameters,
+}
+
+/// A transaction: what MAIL and RCPT have said and the driver has accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transaction {
+    /// From MAIL.
+    pub sender: Sender,
+    /// From RCPT, in order.
+    pub recipients: Vec<Recipient>,
+}
+
+/// Content is about to come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Begin {
+    /// How many octets at least, as far as the client has said by SIZE or BDAT.
+    pub expected: Option<u64>,
+    /// How many recipients the transaction has.
+    pub recipients: usize,
+}
+
+/// A complete transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finished {
+    /// Who and to whom.
+    pub transaction: Transaction,
+    /// What was seen of the content.
+    pub content: ContentFacts,
+    /// The client's greeting.
+    pub hello: Hello,
+    /// For the trace field.
+    pub protocol: TransferProtocol,
+}
+
+/// What the session saw of the content while it passed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ContentFacts {
+    /// Octets of the content.
+    pub size: u64,
+    /// Octets of the header section with the empty line.
+    pub header: u64,
+    /// Received fields.
+    pub hops: u32,
+    /// Whether there is an octet above 127 anywhere, whatever BODY said.
+    pub eight_bit: bool,
+    /// Whether there is one in the header section.
+    pub eight_bit_header: bool,
+}
+
+/// Why a transaction was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Abort {
+    /// The client said RSET, EHLO again, or QUIT.
+    Client,
+    /// The driver refused the content before it came.
+    Answer,
+    /// The session refused the content.
+    Refused(Refusal),
+    /// The connection ends.
+    Close(CloseReason),
+}

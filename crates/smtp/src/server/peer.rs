@@ -1,0 +1,62 @@
+//! Who is at the other end, and what it called itself.
+
+use std::net::SocketAddr;
+
+use mail::{Domain, TransferProtocol};
+
+/// The other end of a connection, as the socket, a PROXY header or XCLIENT tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its address.
+    pub address: SocketAddr,
+    /// The address it connected to.
+    pub local: SocketAddr,
+    /// Its name by a trusted source (XCLIENT), if known.
+    pub name: Option<Domain>,
+    /// Whether it may use XCLIENT.
+    pub may_xclient: bool,
+    /// What XCLIENT said instead of the greeting to come; the greeting's own words then do not count.
+    pub hello: Option<String>,
+    /// What XCLIENT said about the dialect of the client behind it.
+    pub dialect: Option<Dialect>,
+}
+
+impl Peer {
+    /// A peer of which only the addresses are known and that may not use XCLIENT.
+    pub fn new(address: SocketAddr, local: SocketAddr) -> Self {
+        Self { address, local, name: None, may_xclient: false, hello: None, dialect: None }
+    }
+}
+
+/// What the client said to begin with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// The name it gave: printable ASCII without spaces, at most 255 octets, not proven to be a domain.
+    pub name: String,
+    /// The command it used.
+    pub dialect: Dialect,
+}
+
+/// The command that opened the dialogue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// HELO: no extensions, no pipelining.
+    Smtp,
+    /// EHLO.
+    Esmtp,
+    /// LHLO.
+    Lmtp,
+}
+
+impl Dialect {
+    /// The `with` of the trace field (RFC 3848, RFC 6531 §4.3).
+    pub fn transfer_protocol(self, utf8: bool) -> TransferProtocol {
+        match (self, utf8) {
+            (Dialect::Smtp, _) => TransferProtocol::Smtp,
+            (Dialect::Esmtp, false) => TransferProtocol::Esmtp,
+            (Dialect::Esmtp, true) => TransferProtocol::Utf8Smtp,
+            (Dialect::Lmtp, false) => TransferProtocol::Lmtp,
+            (Dialect::Lmtp, true) => TransferProtocol::Utf8Lmtp,
+        }
+    }
+}
