@@ -173,7 +173,10 @@ impl Walk<'_> {
             Kind::Message if matches!(encoding, Encoding::SevenBit | Encoding::Wide) => {
                 self.entity(Entity { is_message: true, ..inside })
             }
-            _ if is_plain => Ok(self.out.keep(inside.range)),
+            _ if is_plain => {
+                self.out.keep(inside.range);
+                Ok(())
+            }
             _ => self.leaf(inside.range, label, encoding),
         }
     }
@@ -200,9 +203,8 @@ impl Walk<'_> {
     fn multipart(&mut self, boundary: &[u8], body: Entity) -> Result<(), Unconvertible> {
         let content = self.content;
         let mut delimiters = Delimiters::new(content, body.range.clone(), boundary);
-        let Some(mut open) = delimiters.next() else {
-            return Err(Unconvertible::Malformed("a multipart in which its boundary is missing"));
-        };
+        let first = delimiters.next().filter(|first| !first.is_close);
+        let mut open = first.ok_or(Unconvertible::Malformed("a multipart without parts"))?;
         self.aside(body.range.start..open.line.start);
         loop {
             self.out.keep(open.line.clone());
@@ -276,8 +278,10 @@ fn label(kind: &Kind, encoding: Encoding, is_plain: bool) -> Result<Option<Label
         (Kind::Signed, _) if is_plain => Ok(None),
         (Kind::Signed, _) => Err(Unconvertible::Signed),
         (Kind::Multipart(_), _) => Ok(corrected),
-        (_, Encoding::QuotedPrintable | Encoding::Base64) => Ok(None),
         (_, _) if is_plain => Ok(corrected),
+        // Some readers undo a forbidden encoding of a message before they look inside, others do not.
+        (Kind::Message, Encoding::QuotedPrintable | Encoding::Base64) => Err(Unconvertible::Encoding),
+        (_, Encoding::QuotedPrintable | Encoding::Base64) => Ok(None),
         (_, Encoding::Unknown) | (Kind::Opaque, _) => Err(Unconvertible::Encoding),
         (Kind::Message, _) => Ok(corrected),
         (Kind::Text, _) => Ok(Some(Label::QuotedPrintable)),

@@ -81,7 +81,8 @@ impl Head {
     fn note(&mut self, content: &[u8], field: Range<usize>) -> Result<(), Unconvertible> {
         let bytes = &content[field.clone()];
         let colon = memchr::memchr(b':', bytes).ok_or(Unconvertible::Malformed("a header line without a colon"))?;
-        let name = bytes[..colon].trim_ascii_end();
+        // White space before the colon (RFC 5322 §4.5) ends the header for some readers and not for others.
+        let name = &bytes[..colon];
         if name.is_empty() || !name.iter().all(u8::is_ascii_graphic) {
             return Err(Unconvertible::Malformed("a header line without a field name"));
         }
@@ -111,6 +112,8 @@ impl Head {
         match (major.as_str(), minor.as_str()) {
             ("multipart", "signed") => Ok(Kind::Signed),
             ("multipart", _) => match scan.parameter("boundary") {
+                // Readers disagree whether the fold of a quoted string is part of it.
+                Some(boundary) if boundary.contains(&b'\r') => Err(Unconvertible::Malformed("a folded boundary")),
                 Some(boundary) if !boundary.is_empty() => Ok(Kind::Multipart(boundary)),
                 _ => Err(Unconvertible::Malformed("a multipart without a boundary")),
             },
@@ -232,7 +235,6 @@ impl Scan<'_> {
             match *self.advance(1) {
                 [b'"'] | [] => return Some(value),
                 [b'\\'] => value.extend_from_slice(self.advance(1)),
-                [b'\r' | b'\n'] => {} // RFC 5322 §3.2.2: the line end of a fold is not part of the value
                 [octet] => value.push(octet),
                 _ => return None,
             }
