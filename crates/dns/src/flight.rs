@@ -137,4 +137,12 @@ mod tests {
         assert_eq!(flights.len(), 0);
         assert_eq!(flights.join(1, || async { 2 }.boxed()).await, 2);
     }
+
+    #[test]
+    fn a_late_landing_leaves_its_successor_alone() {
+        let flights = Flights::<u8, u32>::new();
+        let _successor = flights.join(1, || futures_util::future::pending().boxed());
+        drop(Landing { board: flights.board.clone(), key: 1, number: 0 });
+        assert_eq!(flights.len(), 1);
+    }
 }

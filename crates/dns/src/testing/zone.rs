@@ -15,6 +15,8 @@ pub enum Behaviour {
     Answer,
     /// SERVFAIL.
     ServFail,
+    /// NXDOMAIN.
+    NoSuchName,
     /// REFUSED.
     Refused,
     /// Not at all: the asker runs into its timeout.
@@ -119,6 +121,7 @@ impl Zone {
         match self.behaviour(&query.name, query.query_type) {
             Behaviour::Silent => return None,
             Behaviour::ServFail => answer.metadata.response_code = ResponseCode::ServFail,
+            Behaviour::NoSuchName => answer.metadata.response_code = ResponseCode::NXDomain,
             Behaviour::Refused => answer.metadata.response_code = ResponseCode::Refused,
             Behaviour::Truncate if transport == Transport::Udp => answer.metadata.truncation = true,
             Behaviour::NoEdns if question.edns.is_some() => answer.metadata.response_code = ResponseCode::FormErr,

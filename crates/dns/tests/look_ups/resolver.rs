@@ -130,6 +130,9 @@ async fn one_family_that_fails_does_not_hide_the_other() {
     assert_eq!(addresses(&resolver, "half.example.org").await, ips(&["192.0.2.1"]));
     // No address of one kind is not yet a no.
     assert!(is_temporary(&addresses(&resolver, "none.example.org").await));
+    // Old load balancers deny a name when they are asked for what they do not know.
+    server.behave_for("odd.example.org", Kind::Aaaa, Behaviour::NoSuchName);
+    assert_eq!(addresses(&resolver, "odd.example.org").await, Err(LookupError::NoRecords));
 }
 
 #[tokio::test]
