@@ -292,6 +292,21 @@ fn an_ascii_sender_gets_a_report_that_goes_everywhere() {
 }
 
 #[test]
+fn only_a_proper_message_id_is_referred_to() {
+    let fault = peer(550, "", &["no"]);
+    let reference = |id: &str, form| {
+        let case = Case::new("a@example.org", &["b@example.net"]).returning(format!("Message-ID: {id}\r\n\r\n"));
+        let content = case.dsn(Happened::Failed(&fault), form).content;
+        mail::header::fields(&content).find(|field| field.is("In-Reply-To")).map(|field| field.unfolded())
+    };
+    assert_eq!(reference(" \r\n <a@b>", Form::Ascii).as_deref(), Some("<a@b>"));
+    assert_eq!(reference("<\u{e9}@b>", Form::Utf8).as_deref(), Some("<\u{e9}@b>"));
+    for bad in ["<a b@c>", "<a@b> <c@d>", "a@b", "<ab>", "", "<\u{e9}@b>"] {
+        assert_eq!(reference(bad, Form::Ascii), None, "{bad}");
+    }
+}
+
+#[test]
 fn how_much_comes_back_depends_on_ret_size_and_kind() {
     let mut original = Case::new("a@example.org", &[]).original;
     let full = |original: &Envelope, action, size| returns(original, [action], size, 100) == Ret::Full;

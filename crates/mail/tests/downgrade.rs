@@ -157,6 +157,19 @@ fn a_signed_part_that_needs_nothing_is_not_touched() {
 }
 
 #[test]
+fn parts_that_cannot_be_understood_and_need_nothing_stay_as_they_are() {
+    let odd = "Content-Type: multipart/mixed; boundary=x\r\nContent-Transfer-Encoding: 8bit\r\n\r\nno parts";
+    let part = |inside: &str| format!("--b\r\n{inside}\r\n");
+    let message = |text: &str, label: &str| {
+        let text = format!("{label}\r\n{text}");
+        let parts = [part(odd), "--b\r\n".to_owned(), part(&text), part("no header")].concat();
+        format!("MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n{parts}--b--\r\n")
+    };
+    let expected = message("=C3=A9", "Content-Transfer-Encoding: quoted-printable\r\n");
+    assert_eq!(text(&message("\u{e9}", "")), expected);
+}
+
+#[test]
 fn nesting_and_number_of_parts_are_bounded() {
     let mut deep = "\u{e9}\r\n".to_owned();
     for level in 0..40 {
