@@ -117,8 +117,7 @@ impl Files for RealFiles {
     fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn File>> {
         use std::os::unix::fs::OpenOptionsExt;
         let path = self.path.join(name);
-        let file =
-            fs::File::options().read(true).write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        let file = fs::File::options().read(true).write(true).create(true).truncate(true).mode(0o600).open(&path)?;
         let file = RealFile(file);
         if let Err(error) = file.resize(len) {
             // The space that was got before it ran out is needed elsewhere.

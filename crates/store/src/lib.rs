@@ -8,21 +8,43 @@
 //! [`Store`] is the asynchronous face over two threads; below it the engine is synchronous and thread-free, over the seam
 //! [`Files`], so that a simulation can run it against a disk that loses power.
 
-#![allow(clippy::todo)]
 #![forbid(unsafe_code)]
 
+mod backend;
+mod committer;
+mod compact;
+mod engine;
 mod error;
 mod files;
+mod frame;
+mod housekeeping;
 mod incoming;
+mod index;
+mod log;
+mod memory;
 mod message;
+mod metrics;
 mod options;
+mod overlay;
+mod quarantine;
+mod query;
+mod read;
+mod record;
+mod recover;
+mod scan;
+mod segments;
+mod state;
 mod store;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use error::{CommitError, IndexError, IntakeError, OpenError, ReadError};
 pub use files::{File, Files, RealFiles, Space};
 pub use incoming::Incoming;
 pub use message::{
-    Counters, Cursor, Delivery, DeliveryRecipient, Due, NewMessage, Notice, RecipientStatus, Schedule, StoredMessage, Update,
+    Counters, Cursor, Delivery, DeliveryRecipient, Due, NewMessage, Notice, RecipientStatus, Schedule, StoredMessage,
+    Update,
 };
+pub use metrics::Metrics;
 pub use options::Options;
 pub use store::{Content, Status, Store};

@@ -74,7 +74,9 @@ impl Options {
             return Err(OpenError::Options("segment size must be 64 KiB to 4 GiB and a multiple of 4096"));
         }
         if self.inline_limit > self.segment_size / 4 {
-            return Err(OpenError::Options("the limit for content in one record must be at most a quarter of a segment"));
+            return Err(OpenError::Options(
+                "the limit for content in one record must be at most a quarter of a segment",
+            ));
         }
         if self.checkpoint_messages == 0 || self.lag_messages < self.checkpoint_messages {
             return Err(OpenError::Options("checkpoint and lag limits must be at least one, and lag the larger"));

@@ -1,0 +1,261 @@
+//! The one that writes: gathers what all callers wait for, makes it durable in one go, and tells them.
+//!
+//! New mail is written at once, together with whatever else waits. Changes alone wait a moment for company. If the disk
+//! fails, new mail is told so; changes stay in line, in order, and are tried again until the disk works.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use crate::engine::{Engine, Entry};
+use crate::error::{CommitError, IntakeError};
+use crate::frame::{FrameAt, HEADER};
+use crate::incoming::Incoming;
+use crate::log::Need;
+use crate::record::{Payload, Record};
+
+/// Octets that are written in one batch, if one frame alone is not larger.
+const BATCH: u64 = 16 << 20;
+/// How long to wait before a failing disk is tried again.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// Where callers leave their changes.
+#[derive(Debug)]
+pub(crate) struct Committer {
+    engine: Arc<Engine>,
+    line: Mutex<Line>,
+    came: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Line {
+    jobs: VecDeque<Job>,
+    /// How many of them are not to wait for company.
+    urgent: usize,
+    /// Since when the oldest one waits.
+    since: Option<Instant>,
+    closing: bool,
+    /// Nothing is written any more.
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Job {
+    entry: Entry,
+    reply: Reply,
+}
+
+#[derive(Debug)]
+enum Reply {
+    /// A message's record, with its content: chunks stay pinned until the record is durable, whether or not the caller
+    /// still waits.
+    Commit(oneshot::Sender<Result<(), CommitError>>, #[allow(dead_code, reason = "held, not read")] Incoming),
+    Record(oneshot::Sender<()>),
+    Chunk(oneshot::Sender<Result<Pinned, CommitError>>),
+    Nobody,
+}
+
+/// A chunk on disk that is kept for a message's record to come.
+#[derive(Debug)]
+pub(crate) struct Pinned {
+    engine: Arc<Engine>,
+    at: FrameAt,
+}
+
+impl Pinned {
+    pub fn at(&self) -> FrameAt {
+        self.at
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        self.engine.unpin(&[self.at]);
+    }
+}
+
+impl Committer {
+    pub fn new(engine: Arc<Engine>) -> Self {
+        Self { engine, line: Mutex::default(), came: Condvar::new() }
+    }
+
+    /// Commits a message, with its content.
+    pub async fn commit(&self, record: Record, payload: Payload, content: Incoming) -> Result<(), CommitError> {
+        let (reply, answer) = oneshot::channel();
+        self.push(Job { entry: Entry { record, payload }, reply: Reply::Commit(reply, content) });
+        answer.await.unwrap_or(Err(CommitError::Intake(IntakeError::Closing)))
+    }
+
+    /// Writes a chunk.
+    pub async fn chunk(&self, payload: Payload) -> Result<Pinned, CommitError> {
+        let (reply, answer) = oneshot::channel();
+        self.push(Job { entry: Entry { record: Record::Chunk, payload }, reply: Reply::Chunk(reply) });
+        answer.await.unwrap_or(Err(CommitError::Intake(IntakeError::Closing)))
+    }
+
+    /// Makes changes. In line when this returns; the answer comes when they are durable.
+    pub fn record(&self, record: Record, payload: Payload) -> oneshot::Receiver<()> {
+        let (reply, answer) = oneshot::channel();
+        self.push(Job { entry: Entry { record, payload }, reply: Reply::Record(reply) });
+        answer
+    }
+
+    fn push(&self, job: Job) {
+        let mut line = self.line();
+        if line.closed {
+            // Dropping the job tells its caller.
+            return;
+        }
+        line.urgent += usize::from(job.is_urgent());
+        line.since.get_or_insert_with(Instant::now);
+        line.jobs.push_back(job);
+        self.came.notify_one();
+    }
+
+    /// Writes what is in line, then ends.
+    pub fn close(&self) {
+        self.line().closing = true;
+        self.came.notify_one();
+    }
+
+    fn line(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The thread's life. `done` is called after each batch.
+    pub fn run(&self, done: impl Fn()) {
+        while let Some(jobs) = self.next_batch() {
+            let closing = self.line().closing;
+            let again = write(&self.engine, jobs);
+            if !again.is_empty() {
+                if closing {
+                    tracing::error!(
+                        changes = again.len(),
+                        "the disk fails at the end: changes are lost, deliveries may be repeated"
+                    );
+                    break;
+                }
+                self.put_back(again);
+            }
+            done();
+        }
+        let mut line = self.line();
+        line.closed = true;
+        line.jobs.clear();
+    }
+
+    /// What to write next; `None` at the end.
+    fn next_batch(&self) -> Option<Vec<Job>> {
+        let mut line = self.line();
+        let failing = self.engine.is_failing();
+        let retry = Instant::now() + RETRY;
+        loop {
+            let now = Instant::now();
+            let until = match line.since {
+                _ if line.closing => break,
+                _ if failing => Some(retry),
+                Some(_) if line.urgent > 0 => break,
+                Some(since) => Some(since + self.engine.options.gather),
+                None => None,
+            };
+            line = match until {
+                Some(until) if now >= until => break,
+                Some(until) => self.came.wait_timeout(line, until - now).unwrap_or_else(PoisonError::into_inner).0,
+                None => self.came.wait(line).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+        if line.jobs.is_empty() {
+            // Somebody must find out when the disk works again, though nobody has anything to write.
+            return if line.closing { None } else { Some(vec![Job::probe()?]) };
+        }
+        Some(line.take())
+    }
+
+    /// Puts changes back in front of all others.
+    fn put_back(&self, jobs: Vec<Job>) {
+        let mut line = self.line();
+        for job in jobs.into_iter().rev() {
+            line.jobs.push_front(job);
+        }
+        line.since.get_or_insert_with(Instant::now);
+    }
+}
+
+impl Line {
+    fn take(&mut self) -> Vec<Job> {
+        let (mut taken, mut octets) = (Vec::new(), 0);
+        while let Some(job) = self.jobs.front() {
+            octets += HEADER as u64 + u64::from(job.entry.payload.length());
+            if octets > BATCH && !taken.is_empty() {
+                break;
+            }
+            self.urgent -= usize::from(job.is_urgent());
+            taken.extend(self.jobs.pop_front());
+        }
+        if self.jobs.is_empty() {
+            self.since = None;
+        }
+        taken
+    }
+}
+
+impl Job {
+    fn is_urgent(&self) -> bool {
+        !matches!(self.reply, Reply::Record(_))
+    }
+
+    fn probe() -> Option<Self> {
+        let payload = Payload::new(&Record::Probe, Vec::new())?;
+        Some(Self { entry: Entry { record: Record::Probe, payload }, reply: Reply::Nobody })
+    }
+}
+
+/// Writes jobs and answers them; gives back the changes that are to be tried again.
+fn write(engine: &Arc<Engine>, jobs: Vec<Job>) -> Vec<Job> {
+    let need = if jobs.iter().any(Job::is_urgent) { Need::May } else { Need::Must };
+    let (entries, mut replies): (Vec<_>, Vec<_>) = jobs.into_iter().map(|job| (job.entry, job.reply)).unzip();
+    let written = engine.append(&entries, need);
+    let failed = replies.split_off(written.placed.len());
+    for (reply, at) in replies.into_iter().zip(&written.placed) {
+        reply.done(engine, *at);
+    }
+    let Some(error) = written.error else { return Vec::new() };
+    let mut again = Vec::new();
+    for (entry, reply) in entries.into_iter().skip(written.placed.len()).zip(failed) {
+        match reply {
+            Reply::Record(_) => again.push(Job { entry, reply }),
+            reply => reply.failed(&error),
+        }
+    }
+    if need == Need::May && !again.is_empty() {
+        // New mail may have failed for want of space where there is some in reserve for changes.
+        return write(engine, again);
+    }
+    again
+}
+
+impl Reply {
+    fn done(self, engine: &Arc<Engine>, at: FrameAt) {
+        // A caller that went away does not care; a chunk that nobody takes is let go by its own drop.
+        match self {
+            Reply::Commit(caller, content) => {
+                drop(content);
+                let _ = caller.send(Ok(()));
+            }
+            Reply::Record(caller) => drop(caller.send(())),
+            Reply::Chunk(caller) => drop(caller.send(Ok(Pinned { engine: engine.clone(), at }))),
+            Reply::Nobody => {}
+        }
+    }
+
+    fn failed(self, error: &std::io::Error) {
+        let error = CommitError::Disk(error.to_string());
+        match self {
+            Reply::Commit(caller, _) => drop(caller.send(Err(error))),
+            Reply::Chunk(caller) => drop(caller.send(Err(error))),
+            Reply::Record(_) | Reply::Nobody => {}
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! What goes on beside the commits: checkpoints, mending the index, making and recycling segments.
+//!
+//! All of it may be slow and none of it keeps the committer waiting. If it fails it is tried again; until then the log
+//! holds more than it must, which is safe.
+
+use std::io;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::engine::Engine;
+use crate::error::{IndexError, OpenError};
+use crate::index::{Checkpoint, Index, Snapshot};
+use crate::overlay::Overlay;
+use crate::recover::Recovery;
+use crate::segments::segment_name;
+use crate::state::Loaded;
+
+/// An index that fails to be read again so soon after it was opened anew is broken for good.
+const RELAPSE: Duration = Duration::from_secs(60);
+
+/// An index, a view of it, and whether the checkpoint that was pending is in it.
+type Opened = (Index, Snapshot, bool);
+
+/// What the housekeeper knows from one round to the next.
+#[derive(Debug)]
+pub(crate) struct Housekeeping {
+    index: Option<Index>,
+    /// The frozen layer that the index does not have yet.
+    pending: Option<(Arc<Overlay>, Checkpoint)>,
+    checkpointed: Instant,
+    /// Whether it was a checkpoint that failed last, for which a full disk is reason enough.
+    write_failed: bool,
+    reopened: Option<Instant>,
+}
+
+impl Housekeeping {
+    pub fn new(index: Index, now: Instant) -> Self {
+        Self { index: Some(index), pending: None, checkpointed: now, write_failed: false, reopened: None }
+    }
+}
+
+impl Engine {
+    /// One round. `going_on` is asked between steps that take long.
+    pub fn maintain(&self, going_on: &dyn Fn() -> bool) {
+        let mut keeping = self.housekeeping();
+        if let Some(trouble) = self.trouble() {
+            self.mend(&mut keeping, &trouble);
+        }
+        self.make_spares();
+        self.remove_abandoned();
+        if self.wants_checkpoint()
+            || self.now().saturating_duration_since(keeping.checkpointed) >= self.options.checkpoint_every
+        {
+            self.checkpoint_with(&mut keeping);
+        }
+        self.free();
+        while going_on() && self.wants_compaction() {
+            let moved = self.compact(going_on);
+            self.checkpoint_with(&mut keeping);
+            if !self.free() || !moved {
+                break;
+            }
+        }
+        drop(keeping);
+        self.show();
+    }
+
+    /// Writes everything that changed to the index, now. False if that failed.
+    pub fn checkpoint(&self) -> bool {
+        let mut keeping = self.housekeeping();
+        self.checkpoint_with(&mut keeping)
+    }
+
+    /// Whether the housekeeper should not wait for its time.
+    pub fn wants_maintenance(&self) -> bool {
+        !self.spares.is_full() && self.writer().wants_spare() || self.wants_checkpoint()
+    }
+
+    fn housekeeping(&self) -> MutexGuard<'_, Housekeeping> {
+        self.housekeeping.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wants_checkpoint(&self) -> bool {
+        let state = self.state();
+        let (now, then) = (state.position, state.checkpoint);
+        let grown = (now.segment - then.segment.min(now.segment)) * self.options.segment_size + now.offset;
+        state.active.weight() >= self.options.checkpoint_messages
+            || grown.saturating_sub(then.offset) >= self.options.checkpoint_bytes
+    }
+
+    fn checkpoint_with(&self, keeping: &mut Housekeeping) -> bool {
+        let begun = self.now();
+        keeping.checkpointed = begun;
+        if keeping.pending.is_none() {
+            let mut state = self.state_mut();
+            if state.position == state.checkpoint {
+                return true;
+            }
+            let Some(frozen) = state.freeze() else { return false };
+            let checkpoint = Checkpoint::new(state.position, state.totals, state.segments.clone());
+            keeping.pending = Some((frozen, checkpoint));
+        }
+        let (Some(index), Some((frozen, checkpoint))) = (&keeping.index, &keeping.pending) else { return false };
+        let written = index.write(frozen, checkpoint).and_then(|()| index.snapshot());
+        match written {
+            Ok(snapshot) => {
+                self.state_mut().thaw(Arc::new(snapshot), checkpoint.position);
+                keeping.pending = None;
+                keeping.write_failed = false;
+                self.metrics.checkpoint_seconds.observe(self.now().duration_since(begun).as_secs_f64());
+                true
+            }
+            Err(error) => {
+                keeping.write_failed = true;
+                self.note_trouble(error);
+                false
+            }
+        }
+    }
+
+    /// Opens the index anew after a failure, or builds it anew if that is of no use.
+    fn mend(&self, keeping: &mut Housekeeping, trouble: &IndexError) {
+        self.state_mut().snapshot = None;
+        if let Some(index) = keeping.index.take() {
+            index.abandon();
+        }
+        let now = self.now();
+        let relapse = keeping.reopened.is_some_and(|then| now.saturating_duration_since(then) < RELAPSE);
+        let hopeless = matches!(trouble, IndexError::Broken(_)) || (relapse && !keeping.write_failed);
+        let opened = if hopeless { None } else { self.reopen(keeping) };
+        let mended = match opened {
+            Some(opened) => Ok(opened),
+            None => self.rebuild(),
+        };
+        match mended {
+            Ok((index, snapshot, landed)) => {
+                keeping.index = Some(index);
+                keeping.reopened = Some(now);
+                self.clear_trouble();
+                let landed = if landed { keeping.pending.take() } else { None };
+                self.catch_up(Arc::new(snapshot), landed.map(|(_, checkpoint)| checkpoint));
+            }
+            Err(error) => tracing::error!(%error, "the store's index cannot be built anew yet"),
+        }
+    }
+
+    /// Opens the index as it is, and says whether the checkpoint that had failed is in it after all. `None` if it is not
+    /// what it should be.
+    fn reopen(&self, keeping: &Housekeeping) -> Option<Opened> {
+        let index = Index::open(self.files.as_ref(), self.options.index_cache).ok()?;
+        let position = index.checkpoint().ok()??.position;
+        let snapshot = index.snapshot().ok()?;
+        let landed = keeping.pending.as_ref().is_some_and(|(_, pending)| pending.position == position);
+        (landed || position == self.state().checkpoint).then_some((index, snapshot, landed))
+    }
+
+    /// Builds the index from the log, up to where it should be.
+    fn rebuild(&self) -> Result<Opened, OpenError> {
+        tracing::warn!("building the index anew from the log");
+        let (mut numbers, until) = {
+            let state = self.state();
+            (state.segments.numbers().collect::<Vec<_>>(), state.checkpoint)
+        };
+        numbers.retain(|number| *number <= until.segment);
+        let recovery = Recovery { files: self.files.as_ref(), options: &self.options, quarantine: &self.quarantine };
+        let (index, mut state, _) = recovery.rebuild(&numbers, Some(until))?;
+        recovery.complete(&index, &mut state, until)?;
+        let snapshot = index.snapshot()?;
+        Ok((index, snapshot, false))
+    }
+
+    /// Puts a new snapshot below the layers, and makes the changes that had waited for one.
+    fn catch_up(&self, snapshot: Arc<Snapshot>, landed: Option<Checkpoint>) {
+        // While the writer is held nothing changes, so what is loaded stays true until it is applied.
+        let _writer = self.writer();
+        let mut loaded = Loaded::new();
+        for id in self.state().deferred() {
+            let known = self.state().in_layers(id);
+            match known.map_or_else(|| snapshot.message(id), Ok) {
+                Ok(kept) => loaded.insert(id, kept),
+                Err(error) => return self.note_trouble(error),
+            };
+        }
+        let mut state = self.state_mut();
+        match landed {
+            Some(checkpoint) => state.thaw(snapshot, checkpoint.position),
+            None => state.snapshot = Some(snapshot),
+        }
+        state.apply_deferred(&mut loaded);
+        drop(state);
+        for (id, _) in loaded.iter().filter(|(_, kept)| kept.is_none()) {
+            self.memory.forget(*id);
+        }
+    }
+
+    fn make_spares(&self) {
+        if self.space().is_some_and(|space| space.bytes < 2 * self.options.floor_bytes)
+            && let Err(error) = self.spares.trim()
+        {
+            tracing::debug!(%error, "a spare segment cannot be removed");
+        }
+        while !self.spares.is_full() {
+            if let Err(error) = self.spares.add() {
+                tracing::debug!(%error, "no spare segment can be made");
+                break;
+            }
+        }
+    }
+
+    fn remove_abandoned(&self) {
+        let abandoned = self.writer().take_abandoned();
+        for number in abandoned {
+            self.open_files().remove(&number);
+            // If this fails the next start finds that nothing refers to it.
+            let _ = self.files.remove(&segment_name(number));
+        }
+    }
+
+    /// Lets go of the oldest segments that nobody needs. True if there was one.
+    ///
+    /// Strictly the oldest first, each durably before the next: the record that ends a message lies behind the message's
+    /// own, so a message never comes back because what ended it went first.
+    fn free(&self) -> bool {
+        let mut freed = false;
+        loop {
+            let (number, damaged) = {
+                let state = self.state();
+                match state.segments.oldest() {
+                    Some((number, segment))
+                        if number < state.checkpoint.segment && segment.live == 0 && segment.pins == 0 =>
+                    {
+                        (number, segment.damaged)
+                    }
+                    _ => return freed,
+                }
+            };
+            if let Err(error) = self.free_segment(number, damaged) {
+                tracing::error!(segment = number, %error, "a segment of the log cannot be freed");
+                return freed;
+            }
+            self.state_mut().segments.remove(number);
+            freed = true;
+        }
+    }
+
+    fn free_segment(&self, number: u64, damaged: bool) -> io::Result<()> {
+        // Held throughout, so that nobody opens the file between the last look at its readers and its new life.
+        let mut open = self.open_files();
+        let file = open.remove(&number);
+        let name = segment_name(number);
+        if damaged {
+            self.files.rename(&name, &format!("quarantine/{name}"))?;
+            return self.files.sync_names();
+        }
+        let file = match file {
+            Some(file) => Some(file),
+            None => self.files.open(&name).ok(),
+        };
+        self.spares.recycle(&name, file)
+    }
+
+    /// Shows the books in the metrics.
+    pub fn show(&self) {
+        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        let state = self.state();
+        self.metrics.messages.set(gauge(state.totals.messages));
+        self.metrics.deliveries.set(gauge(state.totals.deliveries));
+        self.metrics.log_bytes.set(gauge(state.segments.used_bytes()));
+        self.metrics.live_bytes.set(gauge(state.segments.live_bytes()));
+        self.metrics.lag.set(gauge(state.lag() as u64));
+        drop(state);
+        self.metrics.content_memory.set(gauge(self.memory.used()));
+        self.metrics.quarantined.set(gauge(self.quarantine.count()));
+    }
+}

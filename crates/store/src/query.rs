@@ -1,0 +1,190 @@
+//! Questions about many messages: layers and index merged, window by window.
+//!
+//! The index is read outside of the lock, a window of rows at a time; then, under the lock and only if the index is still
+//! the same, what the layers say of that window is added and what they make void is left out. Each window is true at one
+//! moment; a message that changes while somebody pages through may be met twice or not at all.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use mail::{Destination, MessageId, Timestamp};
+
+use crate::engine::Engine;
+use crate::error::{IndexError, ReadError};
+use crate::index::Snapshot;
+use crate::message::{Counters, Cursor, Due, StoredMessage};
+use crate::state::State;
+
+/// How often a window is read anew because a checkpoint came in between.
+const ATTEMPTS: usize = 16;
+
+impl Engine {
+    /// What is scheduled at a destination up to `until`.
+    pub fn due(
+        &self,
+        destination: &Destination,
+        after: Option<Cursor>,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<Due>, ReadError> {
+        let last = Cursor { held: false, due: until, id: MessageId::MAX, number: u32::MAX };
+        self.schedule(destination, after, Bound::Included(last), limit)
+    }
+
+    /// Everything of a destination.
+    pub fn of_destination(
+        &self,
+        destination: &Destination,
+        after: Option<Cursor>,
+        limit: usize,
+    ) -> Result<Vec<Due>, ReadError> {
+        self.schedule(destination, after, Bound::Unbounded, limit)
+    }
+
+    fn schedule(
+        &self,
+        destination: &Destination,
+        after: Option<Cursor>,
+        last: Bound<Cursor>,
+        limit: usize,
+    ) -> Result<Vec<Due>, ReadError> {
+        let mut from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut found = Vec::new();
+        while found.len() < limit && !is_empty((from, last)) {
+            let (mut window, next) = self.with_snapshot(
+                |snapshot| snapshot.scheduled(destination, (from, last), limit),
+                |state, rows| {
+                    let next = if rows.len() < limit { None } else { rows.last().map(Due::cursor) };
+                    (merge_schedule(state, destination, (from, next.map_or(last, Bound::Included)), rows, limit), next)
+                },
+            )?;
+            window.truncate(limit - found.len());
+            found.append(&mut window);
+            match next {
+                Some(next) => from = Bound::Excluded(next),
+                None => break,
+            }
+        }
+        Ok(found)
+    }
+
+    /// Messages behind an id, in the order of ids.
+    pub fn page(&self, after: Option<MessageId>, limit: usize) -> Result<Vec<Arc<StoredMessage>>, ReadError> {
+        let mut after = after;
+        let mut found = Vec::new();
+        while found.len() < limit {
+            let (window, next) = self.with_snapshot(
+                |snapshot| snapshot.messages_after(after, limit),
+                |state, rows| {
+                    let next = if rows.len() < limit { None } else { rows.last().map(|kept| kept.message.id) };
+                    let rows = rows.into_iter().map(|kept| kept.message.clone()).collect();
+                    (merge_messages(state, (after, next), rows, limit), next)
+                },
+            )?;
+            found.extend(window.into_values().take(limit - found.len()));
+            match next {
+                Some(next) => after = Some(next),
+                None => break,
+            }
+        }
+        Ok(found)
+    }
+
+    /// All destinations with something scheduled or held.
+    pub fn destinations(&self) -> Result<Vec<(Destination, Counters)>, ReadError> {
+        let counters = self.with_snapshot(Snapshot::destinations, merge_counters)?;
+        let mut found = Vec::with_capacity(counters.len());
+        for (destination, (queued, held)) in counters {
+            let first = if queued == 0 { Vec::new() } else { self.due(&destination, None, Timestamp::MAX, 1)? };
+            let earliest_due = first.first().map(|due| due.due);
+            if queued > 0 || held > 0 {
+                found.push((destination, Counters { queued, held, earliest_due }));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Reads from the index, then merges under the lock, both from the same moment.
+    fn with_snapshot<R, T>(
+        &self,
+        read: impl Fn(&Snapshot) -> Result<R, IndexError>,
+        merge: impl FnOnce(&State, R) -> T,
+    ) -> Result<T, ReadError> {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let Some(snapshot) = self.state().snapshot.clone() else {
+                return Err(ReadError::Disk("the index is being opened anew".into()));
+            };
+            let rows = read(&snapshot);
+            let state = self.state();
+            let same = state.snapshot.as_ref().is_some_and(|now| Arc::ptr_eq(now, &snapshot));
+            if same || attempts == ATTEMPTS {
+                let rows = rows.inspect_err(|error| self.note_trouble(error.clone()))?;
+                return Ok(merge(&state, rows));
+            }
+        }
+    }
+}
+
+/// Whether nothing can lie between the bounds; the collections panic if asked for such a range.
+fn is_empty(range: (Bound<Cursor>, Bound<Cursor>)) -> bool {
+    match range {
+        (Bound::Excluded(from), Bound::Included(to) | Bound::Excluded(to)) => from >= to,
+        _ => false,
+    }
+}
+
+fn merge_schedule(
+    state: &State,
+    destination: &Destination,
+    range: (Bound<Cursor>, Bound<Cursor>),
+    rows: Vec<Due>,
+    limit: usize,
+) -> Vec<Due> {
+    let mut merged: Vec<Due> = rows.into_iter().filter(|due| !state.is_layered(due.id)).collect();
+    merged.extend(state.active.scheduled(destination, range).take(limit));
+    if let Some(frozen) = &state.frozen {
+        let valid = frozen.scheduled(destination, range).filter(|due| !state.is_active(due.id));
+        merged.extend(valid.take(limit));
+    }
+    merged.sort_by_key(Due::cursor);
+    merged.truncate(limit);
+    merged
+}
+
+fn merge_messages(
+    state: &State,
+    (after, last): (Option<MessageId>, Option<MessageId>),
+    rows: Vec<Arc<StoredMessage>>,
+    limit: usize,
+) -> BTreeMap<MessageId, Arc<StoredMessage>> {
+    let mut merged: BTreeMap<_, _> =
+        rows.into_iter().filter(|message| !state.is_layered(message.id)).map(|message| (message.id, message)).collect();
+    for layer in [Some(&state.active), state.frozen.as_deref()].into_iter().flatten() {
+        let in_window = layer.entries_after(after).take_while(|(id, _)| last.is_none_or(|last| **id <= last));
+        let alive = in_window.filter_map(|(id, entry)| Some((*id, entry.kept.as_ref()?.message.clone())));
+        let is_active = std::ptr::eq(layer, &raw const state.active);
+        merged.extend(alive.filter(|(id, _)| is_active || !state.is_active(*id)).take(limit));
+    }
+    merged
+}
+
+fn merge_counters(state: &State, rows: Vec<(Destination, (u64, u64))>) -> HashMap<Destination, (u64, u64)> {
+    let mut counters: HashMap<_, _> = rows.into_iter().collect();
+    let layers = [Some(&state.active), state.frozen.as_deref()];
+    let changed: BTreeSet<&Destination> =
+        layers.iter().flatten().flat_map(|layer| layer.deltas().map(|(destination, _)| destination)).collect();
+    for destination in changed {
+        let (mut queued, mut held) = (0, 0);
+        for layer in layers.iter().flatten() {
+            let delta = layer.delta(destination);
+            queued += delta.queued;
+            held += delta.held;
+        }
+        let counted = counters.entry(destination.clone()).or_default();
+        *counted = (counted.0.saturating_add_signed(queued), counted.1.saturating_add_signed(held));
+    }
+    counters
+}

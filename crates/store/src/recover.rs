@@ -1,0 +1,263 @@
+//! Opening: which segments make up the log, what the index covers of it, and what happened since.
+
+use std::io;
+use std::sync::Arc;
+
+use mail::Timestamp;
+
+use crate::error::{IndexError, OpenError};
+use crate::files::Files;
+use crate::frame::{FIRST_BATCH, FrameAt, Header};
+use crate::index::{Checkpoint, Index};
+use crate::options::Options;
+use crate::quarantine::Quarantine;
+use crate::record::{self, Record};
+use crate::scan::{Found, Scan, has_later_batches, segment_header};
+use crate::segments::{Position, number_in, segment_name};
+use crate::state::{Loaded, State, concerned};
+
+/// The segments of the log, from the oldest on.
+#[derive(Debug, Default)]
+pub(crate) struct Chain {
+    pub links: Vec<Link>,
+    /// Segments that are no part of it: freed, or never durable.
+    pub dead: Vec<u64>,
+    /// Segments of which nothing can be believed, but which held something once.
+    pub unreadable: Vec<u64>,
+}
+
+/// A segment in the chain.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Link {
+    pub number: u64,
+    pub salt: u64,
+    /// Where its valid part ends, as its successor says.
+    pub end: Option<u64>,
+}
+
+impl Chain {
+    /// Puts the segments in order by what their headers say of each other, newest first.
+    pub fn new(files: &dyn Files, mut numbers: Vec<u64>) -> io::Result<Self> {
+        numbers.sort_unstable();
+        let mut chain = Self::default();
+        // What the successor says: number, end and salt of the segment before it.
+        let mut claim: Option<(u64, u64, u64)> = None;
+        for number in numbers.into_iter().rev() {
+            let file = files.open(&segment_name(number))?;
+            let header = segment_header(file.as_ref(), number);
+            let link = match (claim, &header) {
+                (Some((claimed, ..)), _) if number != claimed => None,
+                (Some((_, end, salt)), _) => Some(Link { number, salt, end: Some(end) }),
+                (None, Some(header)) => Some(Link { number, salt: header.salt, end: None }),
+                (None, None) if has_later_batches(file.as_ref(), number) => {
+                    chain.unreadable.push(number);
+                    continue;
+                }
+                (None, None) => None,
+            };
+            match link {
+                Some(link) => {
+                    chain.links.push(link);
+                    claim = header.map(|header| (header.previous, header.previous_end, header.previous_salt));
+                }
+                None => chain.dead.push(number),
+            }
+        }
+        chain.links.reverse();
+        Ok(chain)
+    }
+
+    fn has(&self, position: Position) -> bool {
+        self.links.iter().any(|link| link.number == position.segment && link.salt == position.salt)
+    }
+}
+
+/// What opening yields.
+pub(crate) struct Recovered {
+    pub index: Index,
+    pub state: State,
+    pub next_number: u64,
+    /// Names that are no use any more.
+    pub dead: Vec<u64>,
+}
+
+/// Reads and mends.
+pub(crate) struct Recovery<'a> {
+    pub files: &'a dyn Files,
+    pub options: &'a Options,
+    pub quarantine: &'a Quarantine,
+}
+
+impl Recovery<'_> {
+    /// Opens the index and makes up for what happened behind its checkpoint; builds it anew if it does not fit the log.
+    pub fn open(&self, names: &[String], now: Timestamp) -> Result<Recovered, OpenError> {
+        let numbers: Vec<u64> = names.iter().filter_map(|name| number_in(name, "segment-")).collect();
+        let next_number = numbers.iter().max().map_or(1, |newest| newest + 1);
+        let (index, state, chain) = match self.open_index(&numbers) {
+            Ok((index, checkpoint, chain)) => {
+                let mut state = self.state(&index, &checkpoint)?;
+                match self.replay(&index, &mut state, &chain, None) {
+                    Ok(()) => (index, state, chain),
+                    Err(error) => {
+                        drop(index);
+                        self.rebuild_at_open(&numbers, &error.to_string(), now)?
+                    }
+                }
+            }
+            Err(why) if names.iter().any(|name| name == crate::index::NAME) || !numbers.is_empty() => {
+                self.rebuild_at_open(&numbers, &why, now)?
+            }
+            Err(_) => self.rebuild(&numbers, None)?,
+        };
+        for number in &chain.unreadable {
+            self.quarantine.segment(
+                self.files,
+                *number,
+                "no header can be read, so its records cannot be told from forged ones",
+            );
+        }
+        let mut dead = chain.dead;
+        let known =
+            |number: &u64| state.segments.contains(*number) || chain.links.iter().any(|link| link.number == *number);
+        dead.extend(numbers.iter().filter(|number| !known(number) && !chain.unreadable.contains(number)));
+        dead.sort_unstable();
+        dead.dedup();
+        Ok(Recovered { index, state, next_number, dead })
+    }
+
+    /// The index, its checkpoint and the segments from there on; or why it is of no use.
+    fn open_index(&self, numbers: &[u64]) -> Result<(Index, Checkpoint, Chain), String> {
+        let text = |error: IndexError| error.to_string();
+        let index = Index::open(self.files, self.options.index_cache).map_err(text)?;
+        let checkpoint = index.checkpoint().map_err(text)?.ok_or("the index is empty")?;
+        let position = checkpoint.position;
+        let since = numbers.iter().copied().filter(|number| *number >= position.segment).collect();
+        let chain = Chain::new(self.files, since).map_err(|error| error.to_string())?;
+        if position.segment != 0 && !chain.has(position) {
+            return Err("the index covers another log than the one that is there".into());
+        }
+        if checkpoint.segments.numbers().any(|number| !numbers.contains(&number)) {
+            return Err("segments of the log are missing".into());
+        }
+        Ok((index, checkpoint, chain))
+    }
+
+    fn state(&self, index: &Index, checkpoint: &Checkpoint) -> Result<State, IndexError> {
+        Ok(State::new(index.snapshot()?, checkpoint))
+    }
+
+    fn rebuild_at_open(&self, numbers: &[u64], why: &str, now: Timestamp) -> Result<(Index, State, Chain), OpenError> {
+        tracing::warn!(why, segments = numbers.len(), at = %now, "building the index anew from the log");
+        let built = self.rebuild(numbers, None)?;
+        tracing::info!(messages = built.1.totals.messages, "the index is built");
+        Ok(built)
+    }
+
+    /// Makes the index anew from the oldest segment on, up to `until` or the end.
+    pub fn rebuild(&self, numbers: &[u64], until: Option<Position>) -> Result<(Index, State, Chain), OpenError> {
+        let chain = Chain::new(self.files, numbers.to_vec()).map_err(OpenError::files("read the log"))?;
+        let index = Index::create(self.files, self.options.index_cache)?;
+        let empty = Checkpoint::new(Position::default(), Default::default(), Default::default());
+        index.write(&Default::default(), &empty)?;
+        let mut state = self.state(&index, &empty)?;
+        self.replay(&index, &mut state, &chain, until)?;
+        Ok((index, state, chain))
+    }
+
+    /// Reads the chain from the state's position on and makes the changes again.
+    fn replay(
+        &self,
+        index: &Index,
+        state: &mut State,
+        chain: &Chain,
+        until: Option<Position>,
+    ) -> Result<(), OpenError> {
+        let start = state.position;
+        let links: Vec<&Link> = chain.links.iter().filter(|link| link.number >= start.segment).collect();
+        for (place, link) in links.iter().enumerate() {
+            let from = if link.number == start.segment { start.offset } else { FIRST_BATCH };
+            let done = self.replay_segment(index, state, link, from, until)?;
+            tracing::debug!(segment = link.number, of = links.len(), done = place + 1, "read a segment of the log");
+            if done {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// One segment; true if `until` was reached.
+    fn replay_segment(
+        &self,
+        index: &Index,
+        state: &mut State,
+        link: &Link,
+        from: u64,
+        until: Option<Position>,
+    ) -> Result<bool, OpenError> {
+        let name = segment_name(link.number);
+        let failed = |error| OpenError::Files { action: format!("read {name}"), error };
+        let file = self.files.open(&name).map_err(failed)?;
+        let mut scan = Scan::new(file.as_ref(), link.number, link.salt, from, link.end).map_err(failed)?;
+        let past = |offset: u64| until.is_some_and(|until| (link.number, offset) >= (until.segment, until.offset));
+        while !past(scan.offset())
+            && let Some(found) = scan.next()
+        {
+            match found {
+                Found::Frame(header, payload) => match record::decode(&payload) {
+                    Some((record, _)) => Self::redo(state, &record, &header)?,
+                    None => self.damage(state, &mut scan, link.number, header.offset, header.at().end()),
+                },
+                Found::Damage { from, to } => self.damage(state, &mut scan, link.number, from, to),
+            }
+            state.segments.entry(link.number).used = scan.offset();
+            if state.lag() >= self.options.checkpoint_messages {
+                Self::write_down(index, state)?;
+            }
+        }
+        let end = scan.offset();
+        state.segments.entry(link.number).used = end;
+        if (link.number, end) > (state.position.segment, state.position.offset) {
+            state.position = Position { segment: link.number, offset: end, salt: link.salt, ..state.position };
+        }
+        Ok(past(end))
+    }
+
+    /// Makes a change again.
+    fn redo(state: &mut State, record: &Record, header: &Header) -> Result<(), IndexError> {
+        if state.position.sequence != 0 && header.sequence > state.position.sequence {
+            let lost = header.sequence - state.position.sequence;
+            tracing::error!(segment = header.segment, offset = header.offset, lost, "records of the log are missing");
+        }
+        let mut loaded = Loaded::new();
+        for id in concerned(record) {
+            loaded.insert(id, state.known(id).resolve(id)?);
+        }
+        state.apply(record, header.at(), &mut loaded);
+        state.position = Position {
+            segment: header.segment,
+            offset: header.next_offset(),
+            sequence: header.sequence + 1,
+            salt: header.salt,
+        };
+        Ok(())
+    }
+
+    /// Writes down what is left in the layers of a state that was replayed up to `position`.
+    pub fn complete(&self, index: &Index, state: &mut State, position: Position) -> Result<(), IndexError> {
+        state.position = position;
+        Self::write_down(index, state)
+    }
+
+    fn write_down(index: &Index, state: &mut State) -> Result<(), IndexError> {
+        let Some(frozen) = state.freeze() else { return Ok(()) };
+        index.write(&frozen, &Checkpoint::new(state.position, state.totals, state.segments.clone()))?;
+        state.thaw(Arc::new(index.snapshot()?), state.position);
+        Ok(())
+    }
+
+    fn damage(&self, state: &mut State, scan: &mut Scan<'_>, segment: u64, from: u64, to: u64) {
+        state.segments.entry(segment).damaged = true;
+        let at = FrameAt { segment, offset: from, length: u32::try_from(to - from).unwrap_or(u32::MAX) };
+        self.quarantine.octets(self.files, at, &scan.octets(from, to));
+    }
+}

@@ -1,0 +1,490 @@
+//! A disk in memory that forgets on power loss what was not made durable, and fails on demand.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, IoSlice};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use mail::Randomness;
+
+use crate::files::{File, Files, Space};
+
+/// What a disk does wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The sync fails; what it was to make durable is as uncertain as before.
+    Sync,
+    /// The write fails, perhaps after a part of it.
+    Write,
+    /// Names cannot be made durable.
+    Names,
+    /// Reading fails.
+    Read,
+}
+
+/// A folder on a simulated disk; clones share it.
+///
+/// What is written is seen at once, but only [`File::sync`] makes it survive [`Disk::crash`]: of the rest, every write
+/// survives, is lost or is torn by itself, in blocks of 512 octets. The same goes for names until [`Files::sync_names`].
+#[derive(Clone, Debug)]
+pub struct Disk {
+    inner: Arc<Mutex<Inner>>,
+    /// Which life of the machine this handle belongs to: after a crash, handles from before it do nothing any more.
+    life: u64,
+}
+
+#[derive(Debug)]
+struct Inner {
+    randomness: Randomness,
+    life: u64,
+    capacity: u64,
+    inodes: u64,
+    files: HashMap<u64, Stored>,
+    next_file: u64,
+    /// The names as they are, and as they surely survive.
+    names: BTreeMap<String, u64>,
+    durable_names: BTreeMap<String, u64>,
+    name_changes: Vec<NameChange>,
+    faults: Vec<(Fault, u32)>,
+    /// Operations until power fails, if it shall.
+    fuse: Option<u64>,
+    operations: u64,
+    written: u64,
+}
+
+#[derive(Debug, Default)]
+struct Stored {
+    octets: Vec<u8>,
+    durable: Vec<u8>,
+    changes: Vec<Change>,
+    handles: usize,
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Write { offset: usize, octets: Vec<u8> },
+    Resize(usize),
+}
+
+#[derive(Clone, Debug)]
+enum NameChange {
+    Set(String, u64),
+    Rename(String, String),
+    Remove(String),
+}
+
+/// A torn write breaks at multiples of this.
+const SECTOR: usize = 512;
+
+impl Disk {
+    /// An empty disk of so many octets.
+    pub fn new(capacity: u64, randomness: Randomness) -> Self {
+        let inner = Inner {
+            randomness,
+            life: 0,
+            capacity,
+            inodes: 1_000_000,
+            files: HashMap::new(),
+            next_file: 1,
+            names: BTreeMap::new(),
+            durable_names: BTreeMap::new(),
+            name_changes: Vec::new(),
+            faults: Vec::new(),
+            fuse: None,
+            operations: 0,
+            written: 0,
+        };
+        Self { inner: Arc::new(Mutex::new(inner)), life: 0 }
+    }
+
+    /// The power fails and comes back: the disk as the next start finds it. Handles from before fail from now on.
+    pub fn crash(&self) -> Disk {
+        let mut inner = self.lock();
+        inner.lose_power();
+        inner.fuse = None;
+        inner.faults.clear();
+        Disk { inner: self.inner.clone(), life: inner.life }
+    }
+
+    /// Lets the power fail in the middle of an operation, after so many more.
+    pub fn crash_after(&self, operations: u64) {
+        self.lock().fuse = Some(operations);
+    }
+
+    /// Whether the power failed since this handle was made.
+    pub fn is_dead(&self) -> bool {
+        self.lock().life != self.life
+    }
+
+    /// The next `times` operations of the kind fail.
+    pub fn fail(&self, fault: Fault, times: u32) {
+        let mut inner = self.lock();
+        inner.faults.retain(|(other, _)| *other != fault);
+        inner.faults.push((fault, times));
+    }
+
+    /// Sets how many octets the disk has.
+    pub fn set_capacity(&self, capacity: u64) {
+        self.lock().capacity = capacity;
+    }
+
+    /// Sets how many inodes are free.
+    pub fn set_inodes(&self, inodes: u64) {
+        self.lock().inodes = inodes;
+    }
+
+    /// Octets in use.
+    pub fn used(&self) -> u64 {
+        self.lock().used()
+    }
+
+    /// Octets that were ever written.
+    pub fn written(&self) -> u64 {
+        self.lock().written
+    }
+
+    /// Changes octets of a file behind everybody's back.
+    pub fn corrupt(&self, name: &str, offset: usize, octets: &[u8]) {
+        let mut inner = self.lock();
+        let Some(file) = inner.names.get(name).copied() else { return };
+        if let Some(stored) = inner.files.get_mut(&file) {
+            for kept in [&mut stored.octets, &mut stored.durable] {
+                if let Some(place) = kept.get_mut(offset..offset + octets.len()) {
+                    place.copy_from_slice(octets);
+                }
+            }
+        }
+    }
+
+    /// A file's octets.
+    pub fn octets(&self, name: &str) -> Option<Vec<u8>> {
+        let inner = self.lock();
+        Some(inner.files.get(inner.names.get(name)?)?.octets.clone())
+    }
+
+    /// All names, those in quarantine too.
+    pub fn names(&self) -> Vec<String> {
+        self.lock().names.keys().cloned().collect()
+    }
+
+    /// A copy of the disk as it is, for going back to an older state of a file.
+    pub fn replace(&self, name: &str, octets: Vec<u8>) {
+        let mut inner = self.lock();
+        let Some(file) = inner.names.get(name).copied() else { return };
+        inner.files.insert(file, Stored { durable: octets.clone(), octets, ..Stored::default() });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins an operation of a handle of that life.
+    fn begin(&self) -> io::Result<MutexGuard<'_, Inner>> {
+        let mut inner = self.lock();
+        if inner.life != self.life {
+            return Err(io::Error::other("the power is off"));
+        }
+        inner.operations += 1;
+        if let Some(fuse) = &mut inner.fuse {
+            *fuse = fuse.saturating_sub(1);
+        }
+        Ok(inner)
+    }
+}
+
+impl Inner {
+    /// Octets of all files; those of one that was removed count as long as somebody has it open.
+    fn used(&self) -> u64 {
+        self.files.values().map(|stored| stored.octets.len() as u64).sum()
+    }
+
+    /// Whether the fuse burned down in this operation.
+    fn is_out(&self) -> bool {
+        self.fuse == Some(0)
+    }
+
+    fn finish<T>(&mut self, value: T) -> io::Result<T> {
+        if self.is_out() {
+            self.lose_power();
+            self.fuse = None;
+            return Err(io::Error::other("the power fails"));
+        }
+        Ok(value)
+    }
+
+    fn faulty(&mut self, fault: Fault) -> io::Result<()> {
+        let failing = self.faults.iter_mut().find(|(other, times)| *other == fault && *times > 0);
+        match failing {
+            Some((_, times)) => {
+                *times -= 1;
+                Err(io::Error::from_raw_os_error(5))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn lose_power(&mut self) {
+        self.life += 1;
+        let mut names = std::mem::take(&mut self.durable_names);
+        for change in std::mem::take(&mut self.name_changes) {
+            if self.randomness.below(2) == 0 {
+                change.apply(&mut names);
+            }
+        }
+        self.names = names.clone();
+        self.durable_names = names;
+        let reachable: Vec<u64> = self.names.values().copied().collect();
+        self.files.retain(|file, _| reachable.contains(file));
+        for stored in self.files.values_mut() {
+            stored.handles = 0;
+            stored.lose_power(&self.randomness);
+        }
+    }
+
+    fn stored(&mut self, file: u64) -> io::Result<&mut Stored> {
+        self.files.get_mut(&file).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+    }
+
+    /// Forgets files that no name leads to and nobody has open.
+    fn sweep(&mut self) {
+        let mut reachable: Vec<u64> = self.names.values().chain(self.durable_names.values()).copied().collect();
+        reachable.extend(self.name_changes.iter().filter_map(|change| match change {
+            NameChange::Set(_, file) => Some(*file),
+            NameChange::Rename(..) | NameChange::Remove(_) => None,
+        }));
+        self.files.retain(|file, stored| stored.handles > 0 || reachable.contains(file));
+    }
+
+    fn handle(&mut self, disk: &Disk, file: u64) -> Arc<dyn File> {
+        if let Some(stored) = self.files.get_mut(&file) {
+            stored.handles += 1;
+        }
+        Arc::new(Handle { disk: disk.clone(), file })
+    }
+
+    fn change_names(&mut self, change: NameChange) -> io::Result<()> {
+        if !change.apply(&mut self.names) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        self.name_changes.push(change);
+        Ok(())
+    }
+}
+
+impl NameChange {
+    /// False if there is nothing to change.
+    fn apply(&self, names: &mut BTreeMap<String, u64>) -> bool {
+        match self {
+            NameChange::Set(name, file) => {
+                names.insert(name.clone(), *file);
+                true
+            }
+            NameChange::Rename(from, to) => match names.remove(from) {
+                Some(file) => {
+                    names.insert(to.clone(), file);
+                    true
+                }
+                None => false,
+            },
+            NameChange::Remove(name) => names.remove(name).is_some(),
+        }
+    }
+}
+
+impl Stored {
+    fn change(&mut self, change: Change) {
+        change.apply(&mut self.octets);
+        self.changes.push(change);
+    }
+
+    fn lose_power(&mut self, randomness: &Randomness) {
+        let mut octets = std::mem::take(&mut self.durable);
+        for change in std::mem::take(&mut self.changes) {
+            match randomness.below(3) {
+                0 => {}
+                1 => change.apply(&mut octets),
+                _ => change.tear(&mut octets, randomness),
+            }
+        }
+        self.octets = octets.clone();
+        self.durable = octets;
+    }
+}
+
+impl Change {
+    fn apply(&self, into: &mut Vec<u8>) {
+        match self {
+            Change::Resize(len) => into.resize(*len, 0),
+            Change::Write { offset, octets } => {
+                if into.len() < offset + octets.len() {
+                    into.resize(offset + octets.len(), 0);
+                }
+                into[*offset..offset + octets.len()].copy_from_slice(octets);
+            }
+        }
+    }
+
+    /// Applies some sectors of a write, and others not.
+    fn tear(&self, into: &mut Vec<u8>, randomness: &Randomness) {
+        let Change::Write { offset, octets } = self else { return self.apply(into) };
+        let mut at = 0;
+        while at < octets.len() {
+            let end = ((offset + at) / SECTOR * SECTOR + SECTOR - offset).min(octets.len());
+            if randomness.below(2) == 0 {
+                Change::Write { offset: offset + at, octets: octets[at..end].to_vec() }.apply(into);
+            }
+            at = end;
+        }
+    }
+}
+
+impl Files for Disk {
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut inner = self.begin()?;
+        let names = inner.names.keys().filter(|name| !name.contains('/')).cloned().collect();
+        inner.finish(names)
+    }
+
+    fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn File>> {
+        let mut inner = self.begin()?;
+        if inner.used() + len > inner.capacity {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let file = inner.next_file;
+        inner.next_file += 1;
+        let mut stored = Stored::default();
+        if len > 0 {
+            stored.change(Change::Resize(len as usize));
+        }
+        inner.files.insert(file, stored);
+        inner.change_names(NameChange::Set(name.into(), file))?;
+        let handle = inner.handle(self, file);
+        inner.finish(handle)
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        let mut inner = self.begin()?;
+        let file = *inner.names.get(name).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        Ok(inner.handle(self, file))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut inner = self.begin()?;
+        inner.change_names(NameChange::Rename(from.into(), to.into()))?;
+        inner.finish(())
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut inner = self.begin()?;
+        inner.change_names(NameChange::Remove(name.into()))?;
+        inner.finish(())
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        let mut inner = self.begin()?;
+        inner.faulty(Fault::Names)?;
+        if !inner.is_out() {
+            inner.durable_names = inner.names.clone();
+            inner.name_changes.clear();
+            inner.sweep();
+        }
+        inner.finish(())
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        let inner = self.begin()?;
+        Ok(Space { bytes: inner.capacity.saturating_sub(inner.used()), inodes: inner.inodes })
+    }
+}
+
+#[derive(Debug)]
+struct Handle {
+    disk: Disk,
+    file: u64,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let mut inner = self.disk.lock();
+        if inner.life == self.disk.life
+            && let Some(stored) = inner.files.get_mut(&self.file)
+        {
+            stored.handles = stored.handles.saturating_sub(1);
+            inner.sweep();
+        }
+    }
+}
+
+impl File for Handle {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.disk.begin()?.stored(self.file)?.octets.len() as u64)
+    }
+
+    fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let mut inner = self.disk.begin()?;
+        inner.faulty(Fault::Read)?;
+        let octets = &inner.stored(self.file)?.octets;
+        let found = octets.get(offset as usize..offset as usize + buffer.len());
+        buffer.copy_from_slice(found.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?);
+        Ok(())
+    }
+
+    fn write(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
+        let mut inner = self.disk.begin()?;
+        let octets: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+        inner.written += octets.len() as u64;
+        let grown = (offset + octets.len() as u64).saturating_sub(inner.stored(self.file)?.octets.len() as u64);
+        if grown > 0 && inner.used() + grown > inner.capacity {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        if let Err(error) = inner.faulty(Fault::Write) {
+            let part = inner.randomness.below(octets.len() + 1);
+            let octets = octets[..part].to_vec();
+            inner.stored(self.file)?.change(Change::Write { offset: offset as usize, octets });
+            return Err(error);
+        }
+        inner.stored(self.file)?.change(Change::Write { offset: offset as usize, octets });
+        inner.finish(())
+    }
+
+    fn resize(&self, len: u64) -> io::Result<()> {
+        let mut inner = self.disk.begin()?;
+        let grown = len.saturating_sub(inner.stored(self.file)?.octets.len() as u64);
+        if grown > 0 && inner.used() + grown > inner.capacity {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        inner.stored(self.file)?.change(Change::Resize(len as usize));
+        inner.finish(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut inner = self.disk.begin()?;
+        if let Err(error) = inner.faulty(Fault::Sync) {
+            // As on Linux: what failed to be written counts as clean from then on, and a later sync does not try again.
+            inner.forget_changes(self.file)?;
+            return Err(error);
+        }
+        if !inner.is_out() {
+            let stored = inner.stored(self.file)?;
+            for change in std::mem::take(&mut stored.changes) {
+                change.apply(&mut stored.durable);
+            }
+        }
+        inner.finish(())
+    }
+}
+
+impl Inner {
+    /// After a failed sync each change is on disk or not, as chance has it; memory shows all of them until power fails.
+    fn forget_changes(&mut self, file: u64) -> io::Result<()> {
+        let randomness = self.randomness.clone();
+        let stored = self.stored(file)?;
+        for change in std::mem::take(&mut stored.changes) {
+            match randomness.below(3) {
+                0 => {}
+                1 => change.apply(&mut stored.durable),
+                _ => change.tear(&mut stored.durable, &randomness),
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,44 @@
+//! For tests: a disk that loses power and fails on demand, and messages to store.
+
+mod disk;
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use mail::{
+    BodyKind, Destination, Envelope, ForwardPath, MessageId, Origin, Recipient, ReversePath, Timestamp,
+    TransferProtocol,
+};
+
+pub use disk::{Disk, Fault};
+
+use crate::message::{Delivery, StoredMessage};
+
+/// An envelope with that id and that many recipients.
+pub fn envelope(id: MessageId, recipients: usize) -> Envelope {
+    let recipient = |n| ForwardPath::Mailbox(format!("user{n}@example.org").parse().expect("a proper address"));
+    Envelope {
+        id,
+        received_at: Timestamp::from_millis(1_800_000_000_000),
+        reverse_path: ReversePath::Null,
+        recipients: (0..recipients).map(|n| Recipient::new(recipient(n))).collect(),
+        body: BodyKind::SevenBit,
+        utf8: false,
+        ret: None,
+        envid: None,
+        origin: Origin {
+            peer: SocketAddr::from((Ipv4Addr::LOCALHOST, 25_000)),
+            helo: "client.example".into(),
+            protocol: TransferProtocol::Esmtp,
+            listener: "test".into(),
+        },
+        tenant: Some("tenant".into()),
+        campaign: None,
+    }
+}
+
+/// A message with that id and one delivery of one recipient.
+pub fn message(id: u128) -> StoredMessage {
+    let id = MessageId::from_u128(id);
+    let delivery = Delivery::new(Destination::new("mx:example.org"), [0], Timestamp::from_millis(1_800_000_000_000));
+    StoredMessage { id, envelope: envelope(id, 1).into(), size: 0, deliveries: vec![delivery] }
+}
