@@ -121,7 +121,7 @@ impl Decoder {
     /// Decodes the next piece of a chunk of BDAT; any cut is good.
     pub(super) fn chunk(&mut self, mut piece: BytesMut, inspector: &mut Inspector) -> Result<Bytes, Fault> {
         let mut known = 0;
-        while known < piece.len() && !(self.binary && !inspector.in_header()) {
+        while known < piece.len() && (inspector.in_header() || !self.binary) {
             let rest = &piece[known..];
             if std::mem::take(&mut self.after_cr) {
                 if rest[0] != b'\n' {

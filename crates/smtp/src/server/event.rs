@@ -120,8 +120,8 @@ pub enum Abort {
     Client,
     /// The driver refused the content before it came.
     Answer,
-    /// The session refused the content.
-    Refused(Refusal),
+    /// The session refuses the content; why is told by [`Event::Refused`] when all of it has come and is answered.
+    Refused,
     /// The connection ends.
     Close(CloseReason),
 }

@@ -103,6 +103,10 @@ mod tests {
             loop {
                 match reader.take(&mut input, &limits, endings) {
                     Line::Partial => break,
+                    Line::Endless => {
+                        lines.push(Line::Endless);
+                        return lines;
+                    }
                     line => lines.push(line),
                 }
             }

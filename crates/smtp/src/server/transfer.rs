@@ -98,7 +98,7 @@ impl Session {
         if let Some(refusal) = self.chunk_refusal(chunk) {
             let times = self.times(chunk.last);
             if refusal == Refusal::MessageSize {
-                self.abort(Abort::Refused(refusal));
+                self.abort(Abort::Refused);
             }
             return self.swallow_chunk(chunk, times, Words::Ours(refusal));
         }
@@ -215,7 +215,7 @@ impl Session {
         };
         transfer.discarded += piece.len() as u64;
         if let Some(transaction) = transfer.transaction.take() {
-            let why = Abort::Refused(refusal);
+            let why = Abort::Refused;
             self.events.push_back(Event::Abort { transaction: Box::new(transaction), why });
         }
         if transfer.discarded > self.config.limits.discard {
