@@ -1,0 +1,426 @@
+//! What operators do: hold, release, retry now, remove; and look first.
+//!
+//! A command walks through the queue in pages. Of each page it takes what it is about, so that nothing else works on it
+//! meanwhile, reads its state anew, changes it, and waits until that is durable. A delivery that is being attempted can't
+//! be taken: word is left for it, which counts once the outcome is known. So that a crash does not undo the command, such
+//! a delivery is recorded as held until then; what its attempt brings replaces that.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mail::{Act, Destination, Event, MessageId, Outcome, Site, Timestamp};
+use serde::{Deserialize, Serialize};
+use store::{Delivery, ReadError, Schedule, StoredMessage, Update};
+
+use crate::place::place;
+use crate::queue::{Core, Inner, Queue};
+use crate::scheduler::{Claim, Key, Order, OrderKind};
+use crate::selection::Selection;
+use crate::summary::ListPage;
+use crate::verdict;
+
+/// Messages looked at together.
+const PAGE: usize = 256;
+/// Messages looked at for one piece of a list.
+const LIST_SCAN: usize = 16 * PAGE;
+/// How often a delivery that is just being changed is waited for, and how long each time.
+const PATIENCE: (usize, Duration) = (40, Duration::from_millis(250));
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Do not try until released.
+    Hold,
+    /// Try again, beginning now.
+    Release,
+    /// Try now what waits for its next attempt; a resting lane is woken.
+    Retry,
+    /// Take out of the queue for good; nobody is told.
+    Remove,
+}
+
+/// How far a command came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acted {
+    /// Messages with recipients that were meant.
+    pub messages: u64,
+    /// Recipients that were meant.
+    pub recipients: u64,
+    /// Of these, those that were changed.
+    pub changed: u64,
+    /// Of these, those that are being attempted: changed if the attempt leaves them in the queue.
+    pub in_flight: u64,
+    /// Those that could not be taken because they were being changed all the time.
+    pub busy: u64,
+}
+
+/// Why a command was not carried out, or not to its end.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ControlError {
+    /// It must say what it is about.
+    #[error("nothing is selected; give a condition, or say that you mean everything")]
+    NothingSelected,
+    /// It must say who and why.
+    #[error("an author and a reason are needed")]
+    NoReason,
+    /// The server ends.
+    #[error("the server is stopping")]
+    Stopped,
+    /// The store could not be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+impl Queue {
+    /// Carries out a command; durable when it returns. What was changed before an error stays changed.
+    pub async fn act(
+        &self,
+        action: Action,
+        selection: &Selection,
+        author: &str,
+        reason: &str,
+    ) -> Result<Acted, ControlError> {
+        if author.trim().is_empty() || reason.trim().is_empty() {
+            return Err(ControlError::NoReason);
+        }
+        let act = Act { author: author.to_owned(), reason: reason.to_owned(), at: self.0.clock.now() };
+        let (inner, selection) = (self.0.clone(), selection.clone());
+        let command = async move {
+            let mut walk = Walk::new(&inner, &selection)?;
+            let mut acted = Acted::default();
+            while let Some(page) = walk.next().await? {
+                let command = Command { inner: &inner, action, act: &act, selection: &selection };
+                command.on_page(page, &mut acted).await?;
+            }
+            Ok(acted)
+        };
+        // On its own, because what is taken must be given back also when nobody waits for the result any more.
+        match tokio::spawn(command).await {
+            Ok(acted) => acted,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_) => Err(ControlError::Stopped),
+            },
+        }
+    }
+
+    /// What a command would be about; changes nothing.
+    pub async fn count(&self, selection: &Selection) -> Result<Acted, ControlError> {
+        let mut walk = Walk::new(&self.0, selection)?;
+        let mut counted = Acted::default();
+        while let Some(page) = walk.next().await? {
+            for found in page {
+                counted.messages += 1;
+                counted.recipients += found.targets.iter().map(|target| target.recipients.len() as u64).sum::<u64>();
+            }
+        }
+        Ok(counted)
+    }
+
+    /// A piece of the list of what is selected, by time of acceptance, from behind `after`. May hold fewer messages
+    /// than `limit`, even none, and still have a next piece.
+    pub async fn list(
+        &self,
+        selection: &Selection,
+        after: Option<MessageId>,
+        limit: usize,
+    ) -> Result<ListPage, ControlError> {
+        let mut walk = Walk::new(&self.0, selection)?;
+        walk.final_too = true;
+        walk.after = after.max(walk.after);
+        let mut messages = Vec::new();
+        let mut seen = 0;
+        while seen < LIST_SCAN {
+            let Some(page) = walk.next().await? else { return Ok(ListPage { messages, next: None }) };
+            seen += PAGE;
+            for found in page {
+                if messages.len() >= limit.max(1) {
+                    let next = messages.last().map(|message: &crate::MessageSummary| message.id);
+                    return Ok(ListPage { messages, next });
+                }
+                let wanted = |number| found.targets.iter().any(|target| target.key.1 == number);
+                messages.push(self.0.summarise(&found.stored, wanted));
+            }
+        }
+        Ok(ListPage { messages, next: walk.after })
+    }
+}
+
+/// A message with what of it is meant.
+struct Found {
+    stored: Arc<StoredMessage>,
+    targets: Vec<Target>,
+}
+
+/// Recipients of a delivery that are meant.
+struct Target {
+    key: Key,
+    destination: Destination,
+    recipients: Vec<u32>,
+}
+
+/// A walk through what is selected.
+struct Walk<'a> {
+    inner: &'a Arc<Inner>,
+    selection: &'a Selection,
+    sites: HashMap<Destination, Option<Site>>,
+    after: Option<MessageId>,
+    final_too: bool,
+    done: bool,
+}
+
+impl<'a> Walk<'a> {
+    fn new(inner: &'a Arc<Inner>, selection: &'a Selection) -> Result<Self, ControlError> {
+        if selection.is_empty() {
+            return Err(ControlError::NothingSelected);
+        }
+        Ok(Self { inner, selection, sites: HashMap::new(), after: None, final_too: false, done: false })
+    }
+
+    /// What is meant of the next page, which may be nothing; `None` at the end.
+    async fn next(&mut self) -> Result<Option<Vec<Found>>, ReadError> {
+        if self.done {
+            return Ok(None);
+        }
+        let page = match self.selection.id {
+            Some(id) => {
+                self.done = true;
+                let fits = self.after.is_none_or(|after| id > after);
+                self.inner.store.message(id).await?.filter(|_| fits).into_iter().collect()
+            }
+            None => self.inner.store.page(self.after, PAGE).await?,
+        };
+        self.done |= page.len() < PAGE;
+        self.after = page.last().map(|stored| stored.id).or(self.after);
+        let now = self.inner.clock.now();
+        let mut found = Vec::new();
+        for stored in page {
+            if !self.selection.fits_message(&stored, now) {
+                continue;
+            }
+            let targets = self.targets(&stored).await;
+            if !targets.is_empty() {
+                found.push(Found { stored, targets });
+            }
+        }
+        Ok(Some(found))
+    }
+
+    async fn targets(&mut self, stored: &StoredMessage) -> Vec<Target> {
+        let mut targets = Vec::new();
+        for (number, delivery) in (0u32..).zip(&stored.deliveries) {
+            if delivery.when() == Schedule::Finished {
+                continue;
+            }
+            let recipients = self.selection.recipients(&stored.envelope, delivery, self.final_too);
+            let destination = delivery.destination.clone();
+            if !recipients.is_empty() && self.fits_site(&destination).await {
+                targets.push(Target { key: (stored.id, number), destination, recipients });
+            }
+        }
+        targets
+    }
+
+    async fn fits_site(&mut self, destination: &Destination) -> bool {
+        let Some(wanted) = &self.selection.site else { return true };
+        let destination = verdict::origin(destination);
+        if !self.sites.contains_key(&destination) {
+            let site = self.inner.site_of(&destination).await;
+            self.sites.insert(destination.clone(), site);
+        }
+        self.sites.get(&destination).is_some_and(|site| site.as_ref() == Some(wanted))
+    }
+}
+
+/// A command on its way through the queue.
+struct Command<'a> {
+    inner: &'a Arc<Inner>,
+    action: Action,
+    act: &'a Act,
+    selection: &'a Selection,
+}
+
+/// What a command does to a delivery.
+enum Change {
+    /// Nothing; where and when it is looked at next.
+    Nothing(Vec<(Destination, Timestamp)>),
+    Into(Changed),
+}
+
+/// A delivery whose change is to be recorded.
+struct Changed {
+    key: Key,
+    stored: Arc<StoredMessage>,
+    into: Vec<Delivery>,
+    recipients: Vec<u32>,
+}
+
+impl Command<'_> {
+    async fn on_page(&self, page: Vec<Found>, acted: &mut Acted) -> Result<(), ControlError> {
+        acted.messages += page.len() as u64;
+        let mut targets: Vec<Target> = page.into_iter().flat_map(|found| found.targets).collect();
+        acted.recipients += targets.iter().map(|target| target.recipients.len() as u64).sum::<u64>();
+        for _ in 0..PATIENCE.0 {
+            let settled = self.inner.settled.notified();
+            tokio::pin!(settled);
+            settled.as_mut().enable();
+            targets = self.on_targets(targets, acted).await?;
+            if targets.is_empty() {
+                return Ok(());
+            }
+            let _ = tokio::time::timeout(PATIENCE.1, settled).await;
+        }
+        acted.busy += targets.iter().map(|target| target.recipients.len() as u64).sum::<u64>();
+        Ok(())
+    }
+
+    /// Takes and changes what it can; gives back what somebody else is changing.
+    async fn on_targets(&self, targets: Vec<Target>, acted: &mut Acted) -> Result<Vec<Target>, ControlError> {
+        let (mut taken, mut busy) = (Vec::new(), Vec::new());
+        for target in targets {
+            match self.inner.core(|core, _| self.take(core, &target)) {
+                Grip::Taken => taken.push(target),
+                Grip::Ordered => acted.in_flight += target.recipients.len() as u64,
+                Grip::Busy => busy.push(target),
+            }
+        }
+        let mut changes = Vec::new();
+        let mut trouble = None;
+        for target in taken {
+            match self.change(&target).await {
+                Ok(Change::Into(change)) => changes.push(change),
+                Ok(Change::Nothing(scheduled)) => self.inner.settled(target.key, &scheduled),
+                Err(error) => {
+                    self.inner.settled(target.key, &[(target.destination, self.act.at)]);
+                    trouble = Some(error);
+                }
+            }
+        }
+        acted.changed += changes.iter().map(|change| change.recipients.len() as u64).sum::<u64>();
+        self.carry_out(changes).await;
+        trouble.map_or(Ok(busy), |error| Err(error.into()))
+    }
+
+    /// Takes a delivery, or leaves word for it if it is being attempted.
+    fn take(&self, core: &mut Core, target: &Target) -> Grip {
+        match core.scheduler.claim(target.key, &target.destination) {
+            Claim::Taken => Grip::Taken,
+            Claim::Busy | Claim::Full => Grip::Busy,
+            Claim::Flying => self.leave_word(core, target),
+        }
+    }
+
+    /// The record is queued under the same lock as the word is left, so that the attempt's outcome comes after it.
+    fn leave_word(&self, core: &mut Core, target: &Target) -> Grip {
+        let Some((stored, before)) = core.scheduler.in_flight(target.key) else { return Grip::Busy };
+        let Some(delivery) = stored.deliveries.get(target.key.1 as usize) else { return Grip::Busy };
+        let kind = match self.action {
+            Action::Hold => Some(OrderKind::Hold),
+            Action::Remove => Some(OrderKind::Remove),
+            Action::Release => None,
+            Action::Retry => return Grip::Ordered,
+        };
+        if kind.is_none() && before.is_none() {
+            return Grip::Ordered;
+        }
+        let recipients = target.recipients.clone();
+        let order = kind.map(|kind| Order { kind, act: self.act.clone(), recipients });
+        let schedule = if order.is_some() { Schedule::Held(self.act.clone()) } else { delivery.schedule.clone() };
+        let (id, number) = target.key;
+        let state = Delivery { schedule, ..delivery.clone() };
+        core.scheduler.order(target.key, order);
+        self.inner.keep_books(self.inner.store.record(vec![Update::Delivery { id, number, state }]));
+        Grip::Ordered
+    }
+
+    /// What becomes of a delivery that was taken.
+    async fn change(&self, target: &Target) -> Result<Change, ReadError> {
+        let (id, number) = target.key;
+        let Some(stored) = self.inner.store.message(id).await? else { return Ok(Change::Nothing(Vec::new())) };
+        let Some(delivery) = stored.deliveries.get(number as usize).cloned() else {
+            return Ok(Change::Nothing(Vec::new()));
+        };
+        let recipients = self.selection.recipients(&stored.envelope, &delivery, false);
+        let now = self.inner.clock.now();
+        let unchanged = verdict::scheduled(std::slice::from_ref(&delivery));
+        let into = match (self.action, delivery.when()) {
+            _ if recipients.is_empty() => return Ok(Change::Nothing(unchanged)),
+            (Action::Remove, Schedule::At(_) | Schedule::Held(_)) => verdict::remove(delivery, &recipients, self.act),
+            (Action::Hold, Schedule::At(_)) => {
+                verdict::reschedule(delivery, &recipients, Schedule::Held(self.act.clone()))
+            }
+            (Action::Release, Schedule::Held(_)) | (Action::Retry, Schedule::At(_)) => {
+                verdict::reschedule(delivery, &recipients, Schedule::At(now))
+            }
+            _ => return Ok(Change::Nothing(unchanged)),
+        };
+        Ok(Change::Into(Changed { key: target.key, stored, into, recipients }))
+    }
+
+    async fn carry_out(&self, changes: Vec<Changed>) {
+        if changes.is_empty() {
+            return;
+        }
+        let updates = changes.iter().map(|change| verdict::update(change.key, change.into.clone())).collect();
+        self.inner.store.record(updates).await;
+        for change in changes {
+            self.tell(&change);
+            let scheduled = verdict::scheduled(&change.into);
+            if matches!(self.action, Action::Retry | Action::Release) {
+                self.inner.core(|core, _| {
+                    scheduled.iter().for_each(|(destination, _)| core.scheduler.rouse(destination));
+                });
+            }
+            self.inner.settled(change.key, &scheduled);
+            self.inner.tell_end(&change.stored, &change.into).await;
+        }
+    }
+
+    fn tell(&self, change: &Changed) {
+        let (message, act) = (change.stored.id, self.act.clone());
+        let event = match self.action {
+            Action::Hold => Event::Held { message, act },
+            Action::Release => Event::Released { message, act },
+            Action::Retry => Event::Retried { message, act },
+            Action::Remove => return self.tell_removal(change),
+        };
+        self.inner.observer.observe(&event);
+    }
+
+    fn tell_removal(&self, change: &Changed) {
+        let attempts = change.into.first().map_or(0, |delivery| delivery.attempts);
+        let paths = change.recipients.iter().filter_map(|at| change.stored.envelope.recipients.get(*at as usize));
+        for recipient in paths {
+            self.inner.metrics.outcome("removed");
+            self.inner.observer.observe(&Event::Attempted {
+                message: change.stored.id,
+                recipient: recipient.path.clone(),
+                lane: None,
+                outcome: Outcome::Removed(self.act.clone()),
+                attempts,
+                next: None,
+                age: self.act.at.since(change.stored.envelope.received_at),
+            });
+        }
+    }
+}
+
+enum Grip {
+    Taken,
+    Ordered,
+    Busy,
+}
+
+impl Inner {
+    /// The site of a destination, looked up if need be.
+    async fn site_of(&self, destination: &Destination) -> Option<Site> {
+        if let Some(lane) = self.core(|core, _| core.scheduler.lane_of(destination)) {
+            return Some(lane.site);
+        }
+        let rules = self.rules();
+        let (target, _) = place(&rules, &*self.resolver, destination).await.ok()?;
+        Some(target.lane.site.clone())
+    }
+}

@@ -1,0 +1,240 @@
+//! The engine: loads what is due, finds hosts, and deals with deliveries that can't be attempted.
+//!
+//! One loop asks the scheduler what there is to do and starts it, so much at a time; whatever changes the scheduler
+//! wakes the loop if that made work.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use mail::{Destination, Timestamp};
+use store::{Due, ReadError};
+use tokio::task::JoinSet;
+
+use crate::place::place;
+use crate::queue::{Core, Inner, LOOK, cost};
+use crate::scheduler::fair::Class;
+use crate::scheduler::{DestinationId, Item, Jump, Load, Now, Page, Why};
+
+/// Pages read at a time.
+const LOADS: usize = 16;
+/// Destinations whose hosts are looked up at a time.
+const PLACES: usize = 64;
+/// Batches of deliveries without an attempt at a time.
+const ATTENDS: usize = 4;
+/// Deliveries of such a batch.
+const BATCH: usize = 128;
+
+/// How many of each are under way.
+#[derive(Debug, Default)]
+pub(crate) struct Busy {
+    loads: usize,
+    places: usize,
+    attends: usize,
+}
+
+enum Job {
+    Load(Load),
+    Place(DestinationId, Destination),
+    Attend(Vec<(Item, Destination, Why)>),
+}
+
+impl Core {
+    /// Whether the engine would find something to do, now or before it wakes by itself.
+    pub(crate) fn wants_engine(&self, now: Now) -> bool {
+        let due = self.busy.loads < LOADS
+            && self.scheduler.deadline(now).is_some_and(|deadline| self.planned.is_some_and(|at| deadline < at));
+        let place = self.busy.places < PLACES && self.scheduler.wants_place();
+        let attend = self.busy.attends < ATTENDS && self.scheduler.wants_attention();
+        due || place || attend
+    }
+
+    fn next_job(&mut self, now: Now) -> Option<Job> {
+        if self.scheduler.is_stopped() {
+            return None;
+        }
+        if self.busy.attends < ATTENDS && self.scheduler.wants_attention() {
+            let batch = self.scheduler.next_attention(BATCH);
+            if !batch.is_empty() {
+                self.busy.attends += 1;
+                return Some(Job::Attend(batch));
+            }
+        }
+        if self.busy.places < PLACES
+            && let Some((id, destination)) = self.scheduler.next_unplaced()
+        {
+            self.busy.places += 1;
+            return Some(Job::Place(id, destination));
+        }
+        if self.busy.loads < LOADS
+            && let Some(load) = self.scheduler.next_load(now)
+        {
+            self.busy.loads += 1;
+            return Some(Job::Load(load));
+        }
+        None
+    }
+}
+
+/// Runs until the queue is stopped and nothing is under way.
+pub(crate) async fn run(inner: &Arc<Inner>) {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(recover(inner.clone()));
+    loop {
+        let (jobs, planned, stopped) = inner.core(|core, now| {
+            inner.look(core, now);
+            let jobs: Vec<Job> = std::iter::from_fn(|| core.next_job(now)).collect();
+            // While all loaders are at work their end wakes us, not the clock.
+            let due = if core.busy.loads < LOADS { core.scheduler.deadline(now) } else { None };
+            let planned = due.unwrap_or(now.instant + LOOK).min(now.instant + LOOK);
+            core.planned = Some(planned);
+            (jobs, planned, core.scheduler.is_stopped())
+        });
+        if stopped && tasks.is_empty() {
+            return;
+        }
+        for job in jobs {
+            tasks.spawn(job.run(inner.clone()));
+        }
+        tokio::select! {
+            () = inner.stirred.notified() => {}
+            Some(ended) = tasks.join_next() => {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "a task of the queue failed");
+                }
+            }
+            () = sleep_until(inner, planned) => {}
+        }
+    }
+}
+
+/// By the clock that was handed in: what is left of the time, at least a little, so that a rounding never spins.
+async fn sleep_until(inner: &Inner, instant: Instant) {
+    let left = instant.saturating_duration_since(inner.clock.instant());
+    tokio::time::sleep(left.max(std::time::Duration::from_millis(1))).await;
+}
+
+/// After a start: where there is something to do, and when.
+async fn recover(inner: Arc<Inner>) {
+    loop {
+        match inner.store.destinations().await {
+            Ok(destinations) => {
+                for batch in destinations.chunks(1024) {
+                    inner.core(|core, now| {
+                        for (destination, counters) in batch {
+                            if let Some(due) = counters.earliest_due {
+                                core.scheduler.scheduled(destination, due, now);
+                            }
+                        }
+                    });
+                    tokio::task::yield_now().await;
+                }
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the queue's destinations could not be read; trying again");
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            }
+        }
+        if inner.core(|core, _| core.scheduler.is_stopped()) {
+            return;
+        }
+    }
+}
+
+impl Job {
+    async fn run(self, inner: Arc<Inner>) {
+        let _slot = match &self {
+            Job::Load(_) => Slot(inner.clone(), |busy| &mut busy.loads),
+            Job::Place(..) => Slot(inner.clone(), |busy| &mut busy.places),
+            Job::Attend(_) => Slot(inner.clone(), |busy| &mut busy.attends),
+        };
+        match self {
+            Job::Load(load) => inner.load(load).await,
+            Job::Place(id, destination) => inner.find(id, destination).await,
+            Job::Attend(batch) => inner.attend(batch).await,
+        }
+    }
+}
+
+/// A place among those under way, given back also by a task that panics.
+struct Slot(Arc<Inner>, fn(&mut Busy) -> &mut usize);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.core(|core, _| *(self.1)(&mut core.busy) -= 1);
+    }
+}
+
+impl Inner {
+    /// A regular look: clocks, what is idle, gauges.
+    fn look(&self, core: &mut Core, now: Now) {
+        match core.scheduler.watch_clocks(now) {
+            Some(Jump::Ahead(by)) => {
+                tracing::warn!(seconds = by.as_secs(), "the wall clock jumped ahead; nothing expires for an hour");
+            }
+            Some(Jump::Back(by)) => {
+                tracing::warn!(seconds = by.as_secs(), "the wall clock went back; attempts come that much later");
+            }
+            None => {}
+        }
+        core.scheduler.sweep(now);
+        let in_memory = i64::try_from(core.scheduler.len()).unwrap_or(i64::MAX);
+        self.metrics.in_memory.set(in_memory);
+        self.metrics.destinations.set(i64::try_from(core.scheduler.destinations()).unwrap_or(i64::MAX));
+        self.metrics.connections.set(i64::try_from(core.scheduler.connections()).unwrap_or(i64::MAX));
+    }
+
+    async fn load(&self, load: Load) {
+        let page = self.page(&load).await;
+        self.core(|core, now| match page {
+            Ok(page) => core.scheduler.loaded(&load, page, now),
+            Err(error) => {
+                tracing::warn!(destination = %load.destination, %error, "the schedule could not be read");
+                core.scheduler.load_failed(&load, now);
+            }
+        });
+    }
+
+    async fn page(&self, load: &Load) -> Result<Page, ReadError> {
+        let store = &self.store;
+        let found = store.due(&load.destination, load.after, load.until, load.limit).await?;
+        let cursor = found.last().map(Due::cursor);
+        let next_due = if found.len() < load.limit {
+            let behind = store.due(&load.destination, cursor.or(load.after), Timestamp::MAX, 1).await?;
+            behind.first().filter(|due| !due.held).map(|due| due.due)
+        } else {
+            None
+        };
+        let items = found.into_iter().filter(|due| !due.held).map(item).collect();
+        Ok(Page { items, cursor, next_due })
+    }
+
+    /// Finds the hosts of a destination by the settings that hold when it is done.
+    async fn find(&self, id: DestinationId, destination: Destination) {
+        loop {
+            let rules = self.rules();
+            let found = place(&rules, &*self.resolver, &destination).await;
+            if !Arc::ptr_eq(&rules, &self.rules()) {
+                continue;
+            }
+            return self.core(|core, now| match found {
+                Ok((target, placement)) => core.scheduler.placed(id, target, placement, now),
+                Err(resting) => core.scheduler.unplaceable(id, resting, now),
+            });
+        }
+    }
+}
+
+fn item(due: Due) -> Item {
+    // Set by hand or by a fault, the due time lies behind the acceptance; that of new mail is it.
+    let class = if due.due <= due.received_at { Class::First } else { Class::Retry };
+    Item {
+        key: (due.id, due.number),
+        due: due.due,
+        class,
+        tenant: due.tenant.map(Into::into),
+        campaign: due.campaign.map(Into::into),
+        cost: cost(due.size),
+        rider: None,
+    }
+}

@@ -1,0 +1,348 @@
+//! The face of the room, and what its parts share.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use dns::Resolve;
+use mail::{
+    Clock, Destination, EnhancedCode, Envelope, Event, Host, MessageId, MessageIds, Observer, Randomness, Reply,
+};
+use store::{CommitError, Delivery, Incoming, NewMessage, Store, StoredMessage, Update};
+use tokio::sync::Notify;
+
+use crate::engine::Busy;
+use crate::grant::Grant;
+use crate::metrics::Metrics;
+use crate::routing::{Explanation, SettingsError};
+use crate::scheduler::fair::Class;
+use crate::scheduler::{Item, LaneId, Now, Rider, Scheduler};
+use crate::settings::{Rules, Settings};
+
+/// Octets for which a message counts as one more in the fair sharing of a lane.
+const COST_UNIT: u64 = 256 << 10;
+/// Messages whose end is remembered, so that it is told once.
+const FINISHED: usize = 4096;
+
+/// What a queue is made of.
+pub struct Parts {
+    /// The store.
+    pub store: Store,
+    /// Who answers for the DNS.
+    pub resolver: Arc<dyn Resolve>,
+    /// What the operator set.
+    pub settings: Settings,
+    /// The clocks.
+    pub clock: Arc<dyn Clock>,
+    /// For ids and jitter.
+    pub randomness: Randomness,
+    /// Who hears of all facts.
+    pub observer: Arc<dyn Observer>,
+    /// What is counted.
+    pub metrics: Metrics,
+}
+
+/// The queue; clones share it.
+#[derive(Clone)]
+pub struct Queue(pub(crate) Arc<Inner>);
+
+/// Why a message was not accepted; nothing of it exists then.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum SubmitError {
+    /// It could not be made durable.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// It is for nobody.
+    #[error("the message has no recipients")]
+    NoRecipients,
+}
+
+impl SubmitError {
+    /// What the client is told.
+    pub fn reply(&self) -> Reply {
+        match self {
+            SubmitError::Commit(error) => error.reply(),
+            SubmitError::NoRecipients => Reply::new(554, EnhancedCode::new(5, 5, 1), "No valid recipients"),
+        }
+    }
+}
+
+impl Queue {
+    /// A queue that does nothing yet: see [`Self::run`].
+    pub fn new(parts: Parts) -> Result<Self, SettingsError> {
+        let rules = Rules::new(parts.settings)?;
+        let (windows, weights) = (rules.settings.windows.clone(), rules.settings.weights.clone());
+        let scheduler = Scheduler::new(windows, weights, parts.randomness.next_u64());
+        let core = Core { scheduler, bells: HashMap::new(), busy: Busy::default(), planned: None };
+        Ok(Self(Arc::new(Inner {
+            store: parts.store,
+            resolver: parts.resolver,
+            clock: parts.clock,
+            ids: MessageIds::new(parts.randomness.clone()),
+            randomness: parts.randomness,
+            observer: parts.observer,
+            metrics: parts.metrics,
+            rules: RwLock::new(Arc::new(rules)),
+            core: Mutex::new(core),
+            granted: Notify::new(),
+            stirred: Notify::new(),
+            ended: Notify::new(),
+            settled: Notify::new(),
+            bookkeeping: AtomicUsize::new(0),
+            finished: Mutex::new(VecDeque::new()),
+        })))
+    }
+
+    /// Takes responsibility for a message: plans its deliveries, makes all of it durable, and schedules it.
+    ///
+    /// `envelope.id` is the id of the message; `trace` goes in front of the content.
+    pub async fn submit(&self, envelope: Envelope, trace: Bytes, content: Incoming) -> Result<MessageId, SubmitError> {
+        if envelope.recipients.is_empty() {
+            return Err(SubmitError::NoRecipients);
+        }
+        let id = envelope.id;
+        self.0.commit(Arc::new(envelope), trace, content, Vec::new()).await?;
+        Ok(id)
+    }
+
+    /// Loads, schedules, finds hosts, writes reports: to be kept running from the start until [`Self::stop`].
+    pub async fn run(&self) {
+        crate::engine::run(&self.0).await;
+    }
+
+    /// The next permission to open a connection; waits for one. `None` once the queue is stopped.
+    ///
+    /// May be waited for by several tasks.
+    pub async fn grant(&self) -> Option<Grant> {
+        Grant::wait(&self.0).await
+    }
+
+    /// Replaces all settings at once. What is being attempted goes on; everything else is placed anew.
+    pub fn reconfigure(&self, settings: Settings) -> Result<(), SettingsError> {
+        let rules = Rules::new(settings)?;
+        let (windows, weights) = (rules.settings.windows.clone(), rules.settings.weights.clone());
+        *self.0.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+        self.0.core(|core, now| core.scheduler.reconfigure(windows, weights, now));
+        Ok(())
+    }
+
+    /// Which route a domain or address literal takes and why.
+    pub fn explain(&self, host: &Host) -> Explanation {
+        self.0.rules().explain(host)
+    }
+
+    /// Ends: no more grants, no more work for open connections. Returns when the last grant is dropped and all outcomes
+    /// are recorded; what is not delivered stays in the store.
+    pub async fn stop(&self) {
+        let inner = &self.0;
+        let bells = inner.core(|core, _| {
+            core.scheduler.stop();
+            core.bells.values().cloned().collect::<Vec<_>>()
+        });
+        bells.iter().for_each(|bell| bell.notify_waiters());
+        inner.granted.notify_waiters();
+        inner.stirred.notify_one();
+        loop {
+            let ended = inner.ended.notified();
+            tokio::pin!(ended);
+            ended.as_mut().enable();
+            let connections = inner.core(|core, _| core.scheduler.connections());
+            if connections == 0 && inner.bookkeeping.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            ended.await;
+        }
+    }
+}
+
+/// What the parts of the room share.
+pub(crate) struct Inner {
+    pub(crate) store: Store,
+    pub(crate) resolver: Arc<dyn Resolve>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) randomness: Randomness,
+    pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) metrics: Metrics,
+    pub(crate) ids: MessageIds,
+    rules: RwLock<Arc<Rules>>,
+    core: Mutex<Core>,
+    /// A connection may be granted.
+    pub(crate) granted: Notify,
+    /// There is something for the engine to do.
+    pub(crate) stirred: Notify,
+    /// A connection or a piece of bookkeeping ended.
+    pub(crate) ended: Notify,
+    /// A delivery that was busy no longer is.
+    pub(crate) settled: Notify,
+    bookkeeping: AtomicUsize,
+    finished: Mutex<VecDeque<MessageId>>,
+}
+
+/// What the lock protects.
+pub(crate) struct Core {
+    pub(crate) scheduler: Scheduler,
+    /// One per lane with connections: rung when an idle one has something to do.
+    pub(crate) bells: HashMap<LaneId, Arc<Notify>>,
+    /// What the engine is at.
+    pub(crate) busy: Busy,
+    /// When the engine wakes by itself.
+    pub(crate) planned: Option<Instant>,
+}
+
+impl Inner {
+    pub(crate) fn now(&self) -> Now {
+        Now { instant: self.clock.instant(), wall: self.clock.now() }
+    }
+
+    pub(crate) fn rules(&self) -> Arc<Rules> {
+        self.rules.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Does something with the scheduler, and then wakes those for whom it made work. Never held over an await.
+    pub(crate) fn core<R>(&self, work: impl FnOnce(&mut Core, Now) -> R) -> R {
+        let now = self.now();
+        let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = work(&mut core, now);
+        let rung = std::mem::take(&mut core.scheduler.rung);
+        let bells: Vec<_> = rung.iter().filter_map(|lane| core.bells.get(lane).cloned()).collect();
+        let (grant, stir) = (core.scheduler.wants_grant(), core.wants_engine(now));
+        drop(core);
+        bells.iter().for_each(|bell| bell.notify_one());
+        if grant {
+            self.granted.notify_one();
+        }
+        if stir {
+            self.stirred.notify_one();
+        }
+        result
+    }
+
+    /// Makes a message durable, together with the changes that it settles, and schedules its deliveries.
+    pub(crate) async fn commit(
+        &self,
+        envelope: Arc<Envelope>,
+        trace: Bytes,
+        content: Incoming,
+        settles: Vec<Update>,
+    ) -> Result<Arc<StoredMessage>, CommitError> {
+        let deliveries = plan(&envelope, &self.rules());
+        let message = NewMessage { id: envelope.id, envelope, trace, content, deliveries };
+        let stored = self.store.commit(message, settles).await?;
+        let accepted = Event::Accepted { message: stored.id, envelope: stored.envelope.clone(), size: stored.size };
+        self.observer.observe(&accepted);
+        self.metrics.accepted.inc();
+        self.admit(&stored);
+        Ok(stored)
+    }
+
+    /// The fast path: a new message goes to its lanes without being read from the store.
+    fn admit(&self, stored: &Arc<StoredMessage>) {
+        let content = Arc::new(Fresh { store: self.store.clone(), id: stored.id });
+        let tenant = stored.envelope.tenant.as_deref().map(Arc::from);
+        let campaign = stored.envelope.campaign.as_deref().map(Arc::from);
+        self.core(|core, now| {
+            for (number, delivery) in (0u32..).zip(&stored.deliveries) {
+                let item = Item {
+                    key: (stored.id, number),
+                    due: stored.envelope.received_at,
+                    class: Class::First,
+                    tenant: Clone::clone(&tenant),
+                    campaign: Clone::clone(&campaign),
+                    cost: cost(stored.size),
+                    rider: Some(Rider { message: stored.clone(), content: content.clone() }),
+                };
+                core.scheduler.admit(&delivery.destination, item, now);
+            }
+        });
+    }
+
+    /// Does something beside; [`Queue::stop`] waits for it.
+    pub(crate) fn keep_books(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
+        let books = Books::open(self);
+        tokio::spawn(async move {
+            work.await;
+            drop(books);
+        });
+    }
+
+    /// Whether nobody has told of the end of the message yet; from now on somebody has.
+    pub(crate) fn tells_end(&self, id: MessageId) -> bool {
+        let mut finished = self.finished.lock().unwrap_or_else(PoisonError::into_inner);
+        if finished.contains(&id) {
+            return false;
+        }
+        if finished.len() == FINISHED {
+            finished.pop_front();
+        }
+        finished.push_back(id);
+        true
+    }
+}
+
+/// The deliveries of a message: one per destination, in the order in which the recipients first need them.
+pub(crate) fn plan(envelope: &Envelope, rules: &Rules) -> Vec<Delivery> {
+    let everybody = (0u32..).zip(&envelope.recipients).map(|(index, _)| index);
+    group(envelope, everybody, rules)
+        .into_iter()
+        .map(|(destination, recipients)| Delivery::new(destination, recipients, envelope.received_at))
+        .collect()
+}
+
+/// Recipients by destination, in the order in which they first need them.
+pub(crate) fn group(
+    envelope: &Envelope,
+    recipients: impl IntoIterator<Item = u32>,
+    rules: &Rules,
+) -> Vec<(Destination, Vec<u32>)> {
+    let mut groups: Vec<(Destination, Vec<u32>)> = Vec::new();
+    let mut places: HashMap<Destination, usize> = HashMap::new();
+    for index in recipients {
+        let Some(recipient) = envelope.recipients.get(index as usize) else { continue };
+        let destination = rules.destination(&recipient.path);
+        let place = *places.entry(destination.clone()).or_insert_with(|| {
+            groups.push((destination, Vec::new()));
+            groups.len() - 1
+        });
+        groups[place].1.push(index);
+    }
+    groups
+}
+
+/// What a message costs in the fair sharing of a lane.
+pub(crate) fn cost(size: u64) -> u32 {
+    u32::try_from(1 + size / COST_UNIT).unwrap_or(u32::MAX)
+}
+
+/// Held by everybody who may soon need the content; with the last one it may leave memory.
+struct Fresh {
+    store: Store,
+    id: MessageId,
+}
+
+impl Drop for Fresh {
+    fn drop(&mut self) {
+        self.store.forget_content(self.id);
+    }
+}
+
+/// Counts work that must be over before the queue has stopped, also if it panics.
+struct Books(Arc<Inner>);
+
+impl Books {
+    fn open(inner: &Arc<Inner>) -> Self {
+        inner.bookkeeping.fetch_add(1, Ordering::AcqRel);
+        Self(inner.clone())
+    }
+}
+
+impl Drop for Books {
+    fn drop(&mut self) {
+        self.0.bookkeeping.fetch_sub(1, Ordering::AcqRel);
+        self.0.ended.notify_waiters();
+    }
+}
+
+/// The longest time between two looks at the clocks.
+pub(crate) const LOOK: Duration = Duration::from_secs(30);

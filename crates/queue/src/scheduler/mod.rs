@@ -1,0 +1,398 @@
+//! The scheduler: what is in memory of the schedule, and who may work on it. Pure: no tasks, no I/O, `now` comes in.
+//!
+//! The store holds the schedule; what stands here is a cache of it, made of small entries for the deliveries that are
+//! due. An entry is in one phase at a time, and that is what keeps a delivery from being worked on twice:
+//!
+//! ```text
+//!          loaded, admitted                    pull                 report
+//!  store ───────────────► waiting ─► queued ─────────► flying ───────────────┐
+//!                            │         │                                     ▼
+//!                            └─────────┴─► attended (no attempt possible) ─► busy ─► settled: back to the store
+//! ```
+//!
+//! `windows` decides what is loaded, destination by destination; `lanes` decides who may connect and what a connection
+//! gets. What must always hold: entries never outnumber the limit; an entry that leaves memory while the store still has
+//! it scheduled makes its destination look for it again; a busy or flying entry is never loaded a second time.
+
+pub(crate) mod fair;
+mod lanes;
+mod roster;
+mod windows;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mail::{Act, Destination, Fault, MessageId, Timestamp};
+use store::StoredMessage;
+
+use fair::{Class, Name, Weights};
+pub(crate) use lanes::{LaneState, Pull, Setback, Work};
+pub(crate) use roster::{GrantId, LaneId, Settings as Placement};
+pub(crate) use windows::{DestinationId, Load, Page, Resting};
+
+/// A delivery: the message, and which of its deliveries.
+pub(crate) type Key = (MessageId, u32);
+
+/// A clock jump larger than this is taken for one.
+const JUMP: Duration = Duration::from_secs(600);
+/// For how long nothing expires after the wall clock jumped ahead: time to notice and to set it right.
+const GRACE: Duration = Duration::from_secs(3600);
+
+/// Both clocks at one moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Now {
+    pub(crate) instant: Instant,
+    pub(crate) wall: Timestamp,
+}
+
+impl Now {
+    /// The wall clock's time at another moment, if it does not jump until then.
+    pub(crate) fn wall_at(&self, instant: Instant) -> Timestamp {
+        self.wall + instant.saturating_duration_since(self.instant)
+    }
+}
+
+/// How much may be in memory and how many connections there may be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Windows {
+    /// Deliveries in memory over all destinations. 100,000.
+    pub total: usize,
+    /// Deliveries in memory of one destination: as many new ones, and as many others. 1,000.
+    pub destination: usize,
+    /// Deliveries ready in one lane beyond which none are loaded for it. 10,000.
+    pub lane: usize,
+    /// Deliveries whose envelope stays in memory from acceptance to the first attempt. 10,000.
+    pub riders: usize,
+    /// Destinations whose hosts are remembered while there is nothing to do for them. 10,000.
+    pub places: usize,
+    /// Connections over all lanes. 2,000.
+    pub connections: usize,
+}
+
+impl Default for Windows {
+    fn default() -> Self {
+        Self { total: 100_000, destination: 1_000, lane: 10_000, riders: 10_000, places: 10_000, connections: 2_000 }
+    }
+}
+
+/// A delivery that is due, as much of it as the scheduler needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Item {
+    pub(crate) key: Key,
+    pub(crate) due: Timestamp,
+    pub(crate) class: Class,
+    pub(crate) tenant: Name,
+    pub(crate) campaign: Name,
+    pub(crate) cost: u32,
+    pub(crate) rider: Option<Rider>,
+}
+
+/// What rides along from acceptance to the first attempt, so that nothing is read from the store for it.
+#[derive(Clone)]
+pub(crate) struct Rider {
+    pub(crate) message: Arc<StoredMessage>,
+    /// Dropped with the last rider of the message: the content may leave memory.
+    pub(crate) content: Arc<dyn Send + Sync>,
+}
+
+impl std::fmt::Debug for Rider {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Rider({}, {} share it)", self.message.id, Arc::strong_count(&self.content))
+    }
+}
+
+/// A delivery in memory.
+#[derive(Debug)]
+struct Entry {
+    item: Item,
+    destination: DestinationId,
+    phase: Phase,
+    /// How often a connection took it and ended without a word about it.
+    dropped: u8,
+    /// What an operator wants once the attempt is over.
+    order: Option<Order>,
+    /// The message as it was handed out, while it is flying.
+    boarded: Option<Arc<StoredMessage>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// For its destination's hosts.
+    Waiting,
+    /// In a lane, under this ticket.
+    Queued(LaneId, u64),
+    /// With a connection.
+    Flying(GrantId),
+    /// In line to be dealt with without an attempt, under this ticket.
+    Attended(u64),
+    /// Being changed: by the driver, by an operator, or recorded and not yet durable.
+    Busy,
+}
+
+/// What an operator wants of a delivery that is being attempted, once its outcome is known.
+#[derive(Clone, Debug)]
+pub(crate) struct Order {
+    pub(crate) kind: OrderKind,
+    pub(crate) act: Act,
+    /// Which recipients, by their place in the envelope.
+    pub(crate) recipients: Vec<u32>,
+}
+
+/// See [`Order`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OrderKind {
+    Hold,
+    Remove,
+}
+
+/// Why a delivery is dealt with without an attempt.
+#[derive(Clone, Debug)]
+pub(crate) enum Why {
+    /// Its lane rests: not before this time, and because of this fault.
+    LaneRests(Arc<Fault>, Timestamp),
+    /// Its destination has no hosts, now or ever, as the fault says.
+    NoHosts(Arc<Fault>),
+    /// Routing would send it elsewhere now.
+    Vanished,
+    /// All its recipients are final; the sender is to be told.
+    NoticeOwed,
+    /// Connections that took it ended without a word about it.
+    Dropped,
+}
+
+/// What [`Scheduler::claim`] found.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// It is the caller's now, until [`Scheduler::settled`] or [`Scheduler::restore`].
+    Taken,
+    /// It is being attempted.
+    Flying,
+    /// Somebody else is changing it.
+    Busy,
+    /// There is no room for another entry.
+    Full,
+}
+
+/// See the module's description.
+#[derive(Debug)]
+pub(crate) struct Scheduler {
+    windows: Windows,
+    weights: Weights,
+    entries: HashMap<Key, Entry>,
+    riders: usize,
+    tickets: u64,
+    attention: VecDeque<(Key, u64, Why)>,
+    destinations: windows::Destinations,
+    lanes: roster::Lanes,
+    stopped: bool,
+    base: Option<Now>,
+    grace_until: Option<Instant>,
+    /// Lanes with a connection that waits for what has just come.
+    pub(crate) rung: BTreeSet<LaneId>,
+}
+
+impl Scheduler {
+    pub(crate) fn new(windows: Windows, weights: Weights, seed: u64) -> Self {
+        Self {
+            windows,
+            weights,
+            entries: HashMap::new(),
+            riders: 0,
+            tickets: 0,
+            attention: VecDeque::new(),
+            destinations: windows::Destinations::default(),
+            lanes: roster::Lanes::new(seed),
+            stopped: false,
+            base: None,
+            grace_until: None,
+            rung: BTreeSet::new(),
+        }
+    }
+
+    /// A new message's delivery, durable in the store. `false`: there is no room for it now, and it is loaded later.
+    pub(crate) fn admit(&mut self, destination: &Destination, mut item: Item, now: Now) -> bool {
+        let id = self.destination(destination);
+        let room = self.entries.len() < self.windows.total && self.has_room_for_new(id);
+        if !room || self.stopped || self.entries.contains_key(&item.key) {
+            self.scheduled(destination, item.due, now);
+            return false;
+        }
+        if self.riders >= self.windows.riders {
+            item.rider = None;
+        }
+        self.enter(id, item, now);
+        true
+    }
+
+    /// A delivery is scheduled in the store for that time and not in memory.
+    pub(crate) fn scheduled(&mut self, destination: &Destination, due: Timestamp, now: Now) {
+        let id = self.destination(destination);
+        self.look_for(id, due, now);
+    }
+
+    /// Takes a delivery to change it: nobody else will until [`Self::settled`] or [`Self::restore`].
+    pub(crate) fn claim(&mut self, key: Key, destination: &Destination) -> Claim {
+        let phase = match self.entries.get(&key) {
+            None if self.entries.len() >= self.windows.total => return Claim::Full,
+            None => {
+                let id = self.destination(destination);
+                let (class, due) = (Class::Retry, Timestamp::default());
+                let item = Item { key, due, class, tenant: None, campaign: None, cost: 1, rider: None };
+                self.keep(id, item, Phase::Busy);
+                return Claim::Taken;
+            }
+            Some(entry) => entry.phase,
+        };
+        match phase {
+            Phase::Flying(_) => return Claim::Flying,
+            Phase::Busy => return Claim::Busy,
+            Phase::Queued(lane, _) => self.lanes.withdrawn(lane),
+            Phase::Waiting | Phase::Attended(_) => {}
+        }
+        self.set_phase(key, Phase::Busy);
+        Claim::Taken
+    }
+
+    /// Whether a delivery is being attempted.
+    pub(crate) fn is_flying(&self, key: Key) -> bool {
+        self.entries.get(&key).is_some_and(|entry| matches!(entry.phase, Phase::Flying(_)))
+    }
+
+    /// The message of a delivery that is being attempted, as it was handed out, and the word left for it so far.
+    pub(crate) fn in_flight(&self, key: Key) -> Option<(Arc<StoredMessage>, Option<&Order>)> {
+        let entry = self.entries.get(&key).filter(|entry| matches!(entry.phase, Phase::Flying(_)))?;
+        Some((entry.boarded.clone()?, entry.order.as_ref()))
+    }
+
+    /// Leaves word for the end of an attempt; `None` takes it back.
+    pub(crate) fn order(&mut self, key: Key, order: Option<Order>) {
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.order = order;
+        }
+    }
+
+    /// A busy delivery's change is durable; what of it is scheduled, where and when.
+    pub(crate) fn settled(&mut self, key: Key, scheduled: &[(Destination, Timestamp)], now: Now) {
+        for (destination, due) in scheduled {
+            self.scheduled(destination, *due, now);
+        }
+        self.forget(key, now);
+    }
+
+    /// A busy delivery stays as it was in the store: its destination looks for it again after a pause.
+    pub(crate) fn restore(&mut self, key: Key, due: Timestamp, pause: Duration, now: Now) {
+        if let Some(destination) = self.entries.get(&key).map(|entry| entry.destination) {
+            self.pause_loads(destination, pause, now);
+            self.look_for(destination, due, now);
+        }
+        self.forget(key, now);
+    }
+
+    /// Deliveries to deal with without an attempt; they are busy from now on.
+    pub(crate) fn next_attention(&mut self, limit: usize) -> Vec<(Item, Destination, Why)> {
+        let mut batch = Vec::new();
+        while batch.len() < limit {
+            let Some((key, ticket, why)) = self.attention.pop_front() else { break };
+            let Some(entry) = self.entries.get_mut(&key).filter(|entry| entry.phase == Phase::Attended(ticket)) else {
+                continue;
+            };
+            entry.phase = Phase::Busy;
+            let item = entry.item.clone();
+            batch.push((item, self.destinations.name(entry.destination), why));
+        }
+        batch
+    }
+
+    /// Whether something waits for [`Self::next_attention`].
+    pub(crate) fn wants_attention(&self) -> bool {
+        !self.attention.is_empty()
+    }
+
+    /// Whether age may end a delivery: not while the wall clock is under suspicion of having jumped.
+    pub(crate) fn may_expire(&self, now: Now) -> bool {
+        self.grace_until.is_none_or(|until| now.instant >= until)
+    }
+
+    /// Compares the clocks; to be called at least once a minute or so.
+    pub(crate) fn watch_clocks(&mut self, now: Now) -> Option<Jump> {
+        let base = self.base.replace(now)?;
+        let expected = base.wall_at(now.instant);
+        if now.wall.since(expected) > JUMP {
+            self.grace_until = Some(now.instant + GRACE);
+            Some(Jump::Ahead(now.wall.since(expected)))
+        } else if expected.since(now.wall) > JUMP {
+            self.grace_until = None;
+            self.rewind_all(now);
+            Some(Jump::Back(expected.since(now.wall)))
+        } else {
+            None
+        }
+    }
+
+    /// No more grants and no more work; what is in memory is forgotten, for the store has it.
+    pub(crate) fn stop(&mut self) {
+        self.stopped = true;
+        self.attention.clear();
+        self.entries.retain(|_, entry| matches!(entry.phase, Phase::Flying(_) | Phase::Busy));
+        self.rung.extend(self.lanes.waiting());
+    }
+
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// Deliveries in memory.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn enter(&mut self, destination: DestinationId, item: Item, now: Now) {
+        let key = item.key;
+        self.keep(destination, item, Phase::Waiting);
+        self.route(key, now);
+    }
+
+    fn keep(&mut self, destination: DestinationId, item: Item, phase: Phase) {
+        self.riders += usize::from(item.rider.is_some());
+        self.count_in(destination, item.class);
+        let key = item.key;
+        self.entries.insert(key, Entry { item, destination, phase, dropped: 0, order: None, boarded: None });
+    }
+
+    fn forget(&mut self, key: Key, now: Now) {
+        let Some(entry) = self.entries.remove(&key) else { return };
+        self.riders -= usize::from(entry.item.rider.is_some());
+        self.count_out(entry.destination, entry.item.class, now);
+    }
+
+    fn set_phase(&mut self, key: Key, phase: Phase) {
+        if let Some(entry) = self.entries.get_mut(&key) {
+            entry.phase = phase;
+        }
+    }
+
+    fn attend(&mut self, key: Key, why: Why) {
+        self.tickets += 1;
+        self.set_phase(key, Phase::Attended(self.tickets));
+        self.attention.push_back((key, self.tickets, why));
+        // Claims leave stale lines behind; they must not pile up.
+        if self.attention.len() > 2 * self.entries.len() + 64 {
+            let entries = &self.entries;
+            let live = |key: &Key, ticket: u64| entries.get(key).is_some_and(|e| e.phase == Phase::Attended(ticket));
+            self.attention.retain(|(key, ticket, _)| live(key, *ticket));
+        }
+    }
+}
+
+/// What the wall clock did that the monotonic one did not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Jump {
+    /// It went ahead by so much.
+    Ahead(Duration),
+    /// It went back by so much.
+    Back(Duration),
+}
+
+#[cfg(test)]
+mod tests;
