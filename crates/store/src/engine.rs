@@ -75,7 +75,8 @@ impl Engine {
         let names = files.list().map_err(OpenError::files("list the store's files"))?;
         let quarantine = Quarantine::default();
         let recovery = Recovery { files: files.as_ref(), options: &options, quarantine: &quarantine };
-        let Recovered { index, state, next_number, dead } = recovery.open(&names, clock.now())?;
+        let Recovered { index, state, next_number, dead, rebuilt } = recovery.open(&names)?;
+        metrics.rebuilds.inc_by(u64::from(rebuilt));
         for number in dead {
             files.remove(&segment_name(number)).map_err(OpenError::files("remove an old segment"))?;
         }
@@ -115,7 +116,7 @@ impl Engine {
         let written = writer.append(&payloads, need);
         self.metrics.batch_seconds.observe(self.clock.instant().duration_since(begun).as_secs_f64());
         self.metrics.batch_frames.observe(entries.len() as f64);
-        self.note_result(written.error.as_ref());
+        self.note_result(written.error.as_ref(), need);
         if let Some((number, file)) = writer.current_file() {
             self.open_files().insert(number, file);
         }
@@ -294,7 +295,12 @@ impl Engine {
         self.failing.load(Ordering::Relaxed)
     }
 
-    fn note_result(&self, error: Option<&io::Error>) {
+    /// Opens and closes intake as the disk takes what is written. That changes find room in the reserve does not mean that
+    /// mail would.
+    fn note_result(&self, error: Option<&io::Error>, need: Need) {
+        if error.is_none() && need == Need::Must {
+            return;
+        }
         let was = self.failing.swap(error.is_some(), Ordering::Relaxed);
         match error {
             Some(error) => {

@@ -89,6 +89,12 @@ impl Engine {
     }
 
     fn checkpoint_with(&self, keeping: &mut Housekeeping) -> bool {
+        // What an earlier try froze goes first.
+        let belated = keeping.pending.is_some();
+        self.checkpoint_once(keeping) && (!belated || self.checkpoint_once(keeping))
+    }
+
+    fn checkpoint_once(&self, keeping: &mut Housekeeping) -> bool {
         let begun = self.now();
         keeping.checkpointed = begun;
         if keeping.pending.is_none() {
@@ -157,6 +163,7 @@ impl Engine {
     /// Builds the index from the log, up to where it should be.
     fn rebuild(&self) -> Result<Opened, OpenError> {
         tracing::warn!("building the index anew from the log");
+        self.metrics.rebuilds.inc();
         let (mut numbers, until) = {
             let state = self.state();
             (state.segments.numbers().collect::<Vec<_>>(), state.checkpoint)

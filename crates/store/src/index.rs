@@ -1,5 +1,6 @@
 //! The index on disk: what survived a checkpoint, in ordered tables, with the position in the log that it covers.
 
+use std::collections::HashMap;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -200,6 +201,9 @@ impl<'t> Tables<'t> {
     }
 }
 
+/// How many deliveries of a destination are scheduled, and how many held.
+pub(crate) type Waiting = (u64, u64);
+
 /// What a row of the schedule holds beside its key.
 #[derive(Serialize, Deserialize)]
 struct Row<'a> {
@@ -270,8 +274,8 @@ impl Snapshot {
         })
     }
 
-    /// The counters of all destinations: scheduled and held.
-    pub fn destinations(&self) -> Result<Vec<(Destination, (u64, u64))>, IndexError> {
+    /// The counters of all destinations.
+    pub fn destinations(&self) -> Result<HashMap<Destination, Waiting>, IndexError> {
         guarded(|| {
             let rows = self.destinations.iter()?;
             rows.map(|row| {

@@ -37,6 +37,8 @@ mod state;
 mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+#[cfg(test)]
+mod tests;
 
 pub use error::{CommitError, IndexError, IntakeError, OpenError, ReadError};
 pub use files::{File, Files, RealFiles, Space};

@@ -20,6 +20,9 @@ pub(crate) enum Need {
     Must,
 }
 
+/// How often the first batch of a segment is tried in the same file.
+const ATTEMPTS: u32 = 3;
+
 /// The end of the log, where it grows.
 #[derive(Debug)]
 pub(crate) struct Writer {
@@ -42,6 +45,8 @@ struct Current {
     size: u64,
     /// Where the next batch starts.
     offset: u64,
+    /// How many times its first batch failed.
+    failures: u32,
 }
 
 /// What became of a batch: its first frames may be durable though the rest failed.
@@ -121,13 +126,26 @@ impl Writer {
                 Ok(placed)
             }
             Err(error) => {
-                let number = current.header.number;
-                self.current = None;
-                if self.tail.segment != number {
-                    self.abandoned.push(number);
-                }
+                self.give_up_current();
                 Err(error)
             }
+        }
+    }
+
+    /// A write to the current segment failed. If it has durable frames, its successor will say where they end. If not, it is
+    /// begun again with a new salt, under which nothing counts that may have been written; but not for ever, as it may be
+    /// the file that is bad.
+    fn give_up_current(&mut self) {
+        let Some(mut current) = self.current.take() else { return };
+        current.failures += 1;
+        if self.tail.segment == current.header.number {
+            return;
+        }
+        if current.failures < ATTEMPTS {
+            current.header.salt = self.salt(current.header.number);
+            self.current = Some(current);
+        } else {
+            self.abandoned.push(current.header.number);
         }
     }
 
@@ -151,7 +169,7 @@ impl Writer {
             previous_end: self.tail.offset,
             previous_salt: self.tail.salt,
         };
-        Ok(Current { file, header, size, offset: FIRST_BATCH })
+        Ok(Current { file, header, size, offset: FIRST_BATCH, failures: 0 })
     }
 
     /// Makes a segment's file; its size and name are durable.

@@ -24,6 +24,8 @@ pub struct Metrics {
     pub(crate) checkpoint_seconds: Histogram,
     /// Messages copied forward by compaction.
     pub(crate) moved: Counter,
+    /// Times that the index was built anew.
+    pub(crate) rebuilds: Counter,
     pub(crate) messages: Gauge,
     pub(crate) deliveries: Gauge,
     pub(crate) log_bytes: Gauge,
@@ -45,6 +47,7 @@ impl Default for Metrics {
             failures: Counter::default(),
             checkpoint_seconds: Histogram::new(exponential_buckets(0.004, 2.0, 14)),
             moved: Counter::default(),
+            rebuilds: Counter::default(),
             messages: Gauge::default(),
             deliveries: Gauge::default(),
             log_bytes: Gauge::default(),
@@ -69,6 +72,7 @@ impl Metrics {
         room.register("batch_failures", "Batches that the disk failed", metrics.failures.clone());
         room.register("checkpoint_seconds", "Time to write a checkpoint", metrics.checkpoint_seconds.clone());
         room.register("compacted_messages", "Messages copied forward in the log", metrics.moved.clone());
+        room.register("index_rebuilds", "Times that the index was built anew from the log", metrics.rebuilds.clone());
         room.register("messages", "Messages in the queue", metrics.messages.clone());
         room.register("deliveries", "Deliveries in the queue", metrics.deliveries.clone());
         room.register("log_bytes", "Octets of the log in use", metrics.log_bytes.clone());

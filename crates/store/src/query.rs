@@ -12,7 +12,7 @@ use mail::{Destination, MessageId, Timestamp};
 
 use crate::engine::Engine;
 use crate::error::{IndexError, ReadError};
-use crate::index::Snapshot;
+use crate::index::{Snapshot, Waiting};
 use crate::message::{Counters, Cursor, Due, StoredMessage};
 use crate::state::State;
 
@@ -171,8 +171,7 @@ fn merge_messages(
     merged
 }
 
-fn merge_counters(state: &State, rows: Vec<(Destination, (u64, u64))>) -> HashMap<Destination, (u64, u64)> {
-    let mut counters: HashMap<_, _> = rows.into_iter().collect();
+fn merge_counters(state: &State, mut counters: HashMap<Destination, Waiting>) -> HashMap<Destination, Waiting> {
     let layers = [Some(&state.active), state.frozen.as_deref()];
     let changed: BTreeSet<&Destination> =
         layers.iter().flatten().flat_map(|layer| layer.deltas().map(|(destination, _)| destination)).collect();

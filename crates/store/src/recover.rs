@@ -3,8 +3,6 @@
 use std::io;
 use std::sync::Arc;
 
-use mail::Timestamp;
-
 use crate::error::{IndexError, OpenError};
 use crate::files::Files;
 use crate::frame::{FIRST_BATCH, FrameAt, Header};
@@ -79,6 +77,8 @@ pub(crate) struct Recovered {
     pub next_number: u64,
     /// Names that are no use any more.
     pub dead: Vec<u64>,
+    /// Whether the index had to be built anew.
+    pub rebuilt: bool,
 }
 
 /// Reads and mends.
@@ -90,39 +90,47 @@ pub(crate) struct Recovery<'a> {
 
 impl Recovery<'_> {
     /// Opens the index and makes up for what happened behind its checkpoint; builds it anew if it does not fit the log.
-    pub fn open(&self, names: &[String], now: Timestamp) -> Result<Recovered, OpenError> {
+    pub fn open(&self, names: &[String]) -> Result<Recovered, OpenError> {
         let numbers: Vec<u64> = names.iter().filter_map(|name| number_in(name, "segment-")).collect();
-        let next_number = numbers.iter().max().map_or(1, |newest| newest + 1);
-        let (index, state, chain) = match self.open_index(&numbers) {
-            Ok((index, checkpoint, chain)) => {
-                let mut state = self.state(&index, &checkpoint)?;
-                match self.replay(&index, &mut state, &chain, None) {
-                    Ok(()) => (index, state, chain),
-                    Err(error) => {
-                        drop(index);
-                        self.rebuild_at_open(&numbers, &error.to_string(), now)?
-                    }
-                }
+        let is_new = numbers.is_empty() && !names.iter().any(|name| name == crate::index::NAME);
+        let (caught_up, rebuilt) = match self.catch_up(&numbers) {
+            Ok(caught_up) => (caught_up, false),
+            Err(_) if is_new => (self.rebuild(&numbers, None)?, false),
+            Err(why) => {
+                tracing::warn!(why, segments = numbers.len(), "building the index anew from the log");
+                (self.rebuild(&numbers, None)?, true)
             }
-            Err(why) if names.iter().any(|name| name == crate::index::NAME) || !numbers.is_empty() => {
-                self.rebuild_at_open(&numbers, &why, now)?
-            }
-            Err(_) => self.rebuild(&numbers, None)?,
         };
+        let (index, state, chain) = caught_up;
         for number in &chain.unreadable {
-            self.quarantine.segment(
-                self.files,
-                *number,
-                "no header can be read, so its records cannot be told from forged ones",
-            );
+            let why = "no header can be read, so its records cannot be told from forged ones";
+            self.quarantine.segment(self.files, *number, why);
         }
-        let mut dead = chain.dead;
-        let known =
-            |number: &u64| state.segments.contains(*number) || chain.links.iter().any(|link| link.number == *number);
-        dead.extend(numbers.iter().filter(|number| !known(number) && !chain.unreadable.contains(number)));
-        dead.sort_unstable();
-        dead.dedup();
-        Ok(Recovered { index, state, next_number, dead })
+        let in_use = |number: u64| {
+            state.segments.contains(number)
+                || chain.links.iter().any(|link| link.number == number)
+                || chain.unreadable.contains(&number)
+        };
+        let dead = numbers.iter().copied().filter(|number| !in_use(*number)).collect();
+        let next_number = numbers.iter().max().map_or(1, |newest| newest + 1);
+        Ok(Recovered { index, state, next_number, dead, rebuilt })
+    }
+
+    /// Opens the index and replays what the log has behind its checkpoint; or says why that is of no use.
+    fn catch_up(&self, numbers: &[u64]) -> Result<(Index, State, Chain), String> {
+        let (index, checkpoint, chain) = self.open_index(numbers)?;
+        let mut state = self.state(&index, &checkpoint).map_err(|error| error.to_string())?;
+        self.replay(&index, &mut state, &chain, None).map_err(|error| error.to_string())?;
+        // Segments that were freed since the checkpoint are gone; what is behind it must be why nobody needs them.
+        let missing: Vec<u64> = state.segments.numbers().filter(|number| !numbers.contains(number)).collect();
+        for number in missing {
+            let newer_than_some = numbers.iter().any(|present| *present < number);
+            if state.segments.get(number).live > 0 || newer_than_some {
+                return Err("segments of the log are missing".into());
+            }
+            state.segments.remove(number);
+        }
+        Ok((index, state, chain))
     }
 
     /// The index, its checkpoint and the segments from there on; or why it is of no use.
@@ -136,21 +144,11 @@ impl Recovery<'_> {
         if position.segment != 0 && !chain.has(position) {
             return Err("the index covers another log than the one that is there".into());
         }
-        if checkpoint.segments.numbers().any(|number| !numbers.contains(&number)) {
-            return Err("segments of the log are missing".into());
-        }
         Ok((index, checkpoint, chain))
     }
 
     fn state(&self, index: &Index, checkpoint: &Checkpoint) -> Result<State, IndexError> {
         Ok(State::new(index.snapshot()?, checkpoint))
-    }
-
-    fn rebuild_at_open(&self, numbers: &[u64], why: &str, now: Timestamp) -> Result<(Index, State, Chain), OpenError> {
-        tracing::warn!(why, segments = numbers.len(), at = %now, "building the index anew from the log");
-        let built = self.rebuild(numbers, None)?;
-        tracing::info!(messages = built.1.totals.messages, "the index is built");
-        Ok(built)
     }
 
     /// Makes the index anew from the oldest segment on, up to `until` or the end.
@@ -177,7 +175,9 @@ impl Recovery<'_> {
         for (place, link) in links.iter().enumerate() {
             let from = if link.number == start.segment { start.offset } else { FIRST_BATCH };
             let done = self.replay_segment(index, state, link, from, until)?;
-            tracing::debug!(segment = link.number, of = links.len(), done = place + 1, "read a segment of the log");
+            if place % 16 == 15 {
+                tracing::info!(segments = place + 1, of = links.len(), "reading the log");
+            }
             if done {
                 break;
             }

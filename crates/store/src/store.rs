@@ -120,12 +120,11 @@ impl Store {
         async move {
             match answer {
                 None => {}
-                Some(Some(answer)) => {
-                    // An error means that the store was closed under its users: what they wait for never comes.
-                    if answer.await.is_err() {
-                        std::future::pending::<()>().await;
-                    }
-                }
+                // An error means that the store was closed under its users: what they wait for never comes.
+                Some(Some(answer)) => match answer.await {
+                    Ok(()) => {}
+                    Err(_) => std::future::pending().await,
+                },
                 Some(None) => tracing::error!("changes of more than 2 GiB in one call cannot be recorded"),
             }
         }

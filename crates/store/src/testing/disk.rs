@@ -357,8 +357,8 @@ impl Files for Disk {
         }
         inner.files.insert(file, stored);
         inner.change_names(NameChange::Set(name.into(), file))?;
-        let handle = inner.handle(self, file);
-        inner.finish(handle)
+        inner.finish(())?;
+        Ok(inner.handle(self, file))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {

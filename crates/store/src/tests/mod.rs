@@ -1,0 +1,6 @@
+//! Tests of the whole store.
+
+mod damage;
+mod engine;
+mod face;
+mod simulation;
