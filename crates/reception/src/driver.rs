@@ -1,0 +1,425 @@
+//! The driver of one connection: between the socket, the pure session, and the rooms below.
+//!
+//! Each turn settles what the session has to say and to ask, writes the replies of the whole batch at once, and waits: for
+//! input, for the session's next deadline, or for the end of the server. An idle connection holds no large buffer.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Buf;
+use mail::{EnhancedCode, Recipient, Reply};
+use smtp::server::{Answer, Begin, CloseReason, Event, Finished, Peer, Refusal, Session};
+use socket2::SockRef;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::connections::Place;
+use crate::input::{Input, LARGE, MEDIUM, SLACK, SMALL};
+use crate::metrics::Metrics;
+use crate::proxy::{self, Header, ProxyError};
+use crate::reception::{Gate, Shared, Stage};
+use crate::relay::Verdict;
+use crate::transfer::{Entrance, Transfer};
+
+/// How long and how much is read and thrown away after the last reply, so that the client gets to see it.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_OCTETS: usize = 1 << 20;
+
+/// A connection that has been admitted.
+pub(crate) struct Connection {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) place: Place,
+    pub(crate) stream: TcpStream,
+    pub(crate) peer: SocketAddr,
+    pub(crate) local: SocketAddr,
+}
+
+/// Serves a connection until it is over.
+pub(crate) async fn run(mut connection: Connection) {
+    let _open = Open::new(connection.shared.metrics.clone(), connection.peer);
+    let mut input = Input::default();
+    if connection.gate.listener.proxy_from.contains(connection.peer.ip()) {
+        match connection.proxy_header(&mut input).await {
+            Ok(header) => connection.proxied(header),
+            Err(word) => return connection.refuse_proxy(word),
+        }
+        if connection.gate.counts(connection.peer.ip())
+            && let Err(full) = connection.place.locate(connection.peer.ip())
+        {
+            connection.shared.metrics.connection_refused(full.word());
+            return connection.say(&full.reply(), full.word());
+        }
+    }
+    Driver::new(connection, input).run().await;
+}
+
+/// Counts a session while it is open, and one that panics.
+struct Open {
+    metrics: Metrics,
+    peer: SocketAddr,
+}
+
+impl Open {
+    fn new(metrics: Metrics, peer: SocketAddr) -> Self {
+        metrics.sessions.inc();
+        Self { metrics, peer }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.metrics.sessions.dec();
+        if std::thread::panicking() {
+            self.metrics.panics.inc();
+            tracing::error!(peer = %self.peer, "a session panicked and was ended; this is an error in the program");
+        }
+    }
+}
+
+impl Connection {
+    /// Reads the PROXY header; what stands behind it stays in `input`.
+    async fn proxy_header(&self, input: &mut Input) -> Result<Header, &'static str> {
+        let reading = async {
+            loop {
+                match proxy::take(&mut input.bytes) {
+                    Ok(Some(header)) => return Ok(header),
+                    Ok(None) => {}
+                    Err(error) => return Err(error.word()),
+                }
+                match input.read(&self.stream).await {
+                    Ok(0) | Err(_) => return Err(ProxyError::Missing.word()),
+                    Ok(octets) => self.shared.metrics.received_bytes.inc_by(octets as u64),
+                };
+            }
+        };
+        timeout(self.gate.listener.proxy_time, reading).await.unwrap_or(Err("proxy_time"))
+    }
+
+    fn proxied(&mut self, header: Header) {
+        if let Header::Proxied { client, server } = header {
+            tracing::debug!(proxy = %self.peer, peer = %client, "connection by a proxy");
+            self.peer = client;
+            self.local = server;
+        }
+    }
+
+    fn refuse_proxy(&self, word: &'static str) {
+        self.shared.metrics.connection_refused(word);
+        self.say(&Reply::new(554, EnhancedCode::new(5, 7, 0), "a PROXY header must come first from here"), word);
+    }
+
+    /// The one reply of a connection that is refused before its session.
+    fn say(&self, reply: &Reply, reason: &'static str) {
+        let mut line = Vec::new();
+        reply.write_to(&mut line);
+        let sent = SockRef::from(&self.stream).send(&line).unwrap_or(0);
+        self.shared.metrics.sent_bytes.inc_by(sent as u64);
+        tracing::info!(peer = %self.peer, reason, %reply, "connection refused");
+    }
+}
+
+/// The driver of one session.
+struct Driver {
+    shared: Arc<Shared>,
+    gate: Arc<Gate>,
+    place: Place,
+    stream: TcpStream,
+    session: Session,
+    input: Input,
+    transfer: Option<Transfer>,
+    stage: watch::Receiver<Stage>,
+}
+
+/// Why the driver stopped waiting.
+enum Woken {
+    Input(io::Result<usize>),
+    Deadline,
+    Stage(Stage),
+}
+
+impl Driver {
+    fn new(connection: Connection, input: Input) -> Self {
+        let Connection { shared, gate, place, stream, peer, local } = connection;
+        tracing::debug!(listener = gate.listener.name, %peer, "connected");
+        let mut who = Peer::new(peer, local);
+        who.may_xclient = gate.listener.xclient_from.contains(peer.ip());
+        let session = Session::new(gate.session.clone(), who, shared.clock.instant());
+        let stage = shared.stage.subscribe();
+        Self { shared, gate, place, stream, session, input, transfer: None, stage }
+    }
+
+    async fn run(&mut self) {
+        let stage = *self.stage.borrow_and_update();
+        self.heed(stage);
+        self.hear_early_talk().await;
+        loop {
+            self.feed();
+            if let Some(reason) = self.settle().await {
+                return self.end(reason).await;
+            }
+            if self.flush().await.is_err() {
+                self.session.disconnected();
+                continue;
+            }
+            if self.session.wants_input() && !self.input.is_empty() {
+                continue;
+            }
+            match self.wait().await {
+                Woken::Input(Ok(octets)) if octets > 0 => {
+                    self.shared.metrics.received_bytes.inc_by(octets as u64);
+                    if self.transfer.is_some() && self.input.is_full() {
+                        self.input.next = LARGE;
+                    }
+                }
+                Woken::Input(_) => self.session.disconnected(),
+                Woken::Deadline => self.session.expire(self.now()),
+                Woken::Stage(stage) => self.heed(stage),
+            }
+        }
+    }
+
+    fn now(&self) -> Instant {
+        self.shared.clock.instant()
+    }
+
+    fn peer(&self) -> SocketAddr {
+        self.session.peer().address
+    }
+
+    /// Input before the greeting counts against the client only if it is seen before the greeting goes out, so it is
+    /// looked for; one octet tells.
+    async fn hear_early_talk(&mut self) {
+        let mut octet = [MaybeUninit::uninit()];
+        if self.input.is_empty() && SockRef::from(&self.stream).peek(&mut octet).is_ok_and(|octets| octets > 0) {
+            let _ = self.input.read(&self.stream).await;
+        }
+    }
+
+    fn feed(&mut self) {
+        if !self.input.is_empty() {
+            let now = self.now();
+            self.session.receive(&mut self.input.bytes, now);
+        }
+    }
+
+    /// Handles events until the session waits; tells why it closed if it did.
+    async fn settle(&mut self) -> Option<CloseReason> {
+        while let Some(event) = self.session.next_event(self.now()) {
+            let answer = match event {
+                Event::Content(piece) => {
+                    if let Some(transfer) = &mut self.transfer {
+                        transfer.write(piece).await;
+                    }
+                    continue;
+                }
+                Event::Hello(hello) => {
+                    tracing::debug!(peer = %self.peer(), helo = hello.name, "greeted");
+                    continue;
+                }
+                Event::Abort { .. } => {
+                    self.take_transfer();
+                    continue;
+                }
+                Event::Refused(refusal) => {
+                    self.session_refused(refusal);
+                    continue;
+                }
+                Event::Close(reason) => return Some(reason),
+                Event::Xclient(peer) => self.xclient(&peer),
+                Event::Mail(_) => Answer::Accept,
+                Event::Recipient(recipient) => self.recipient(&recipient),
+                Event::Begin(begin) => self.begin(begin).await,
+                Event::End(finished) => Answer::Reply(self.finish(*finished).await),
+            };
+            self.session.answer(answer, self.now());
+        }
+        None
+    }
+
+    fn session_refused(&self, refusal: Refusal) {
+        self.shared.metrics.refused(refusal.label());
+        let listener = &self.gate.listener.name;
+        tracing::info!(listener, peer = %self.peer(), reason = refusal.label(), reply = refusal.line(), "refused");
+    }
+
+    /// The client speaks for another from here on, and counts for it.
+    fn xclient(&mut self, peer: &Peer) -> Answer {
+        tracing::debug!(gateway = %self.peer(), peer = %peer.address, "session by XCLIENT");
+        if self.gate.listener.relay.networks.contains(peer.address.ip()) {
+            self.place.unlocate();
+            return Answer::Accept;
+        }
+        match self.place.locate(peer.address.ip()) {
+            Ok(()) => Answer::Accept,
+            Err(full) => {
+                self.shared.metrics.connection_refused("xclient_limit");
+                let reply = full.reply();
+                tracing::info!(peer = %peer.address, reason = full.word(), %reply, "connection refused");
+                Answer::Reply(reply)
+            }
+        }
+    }
+
+    fn recipient(&self, recipient: &Recipient) -> Answer {
+        let peer = self.peer();
+        let verdict = self.gate.listener.relay.judge(peer.ip(), &recipient.path);
+        let Some(reply) = verdict.refusal(peer.ip()) else { return Answer::Accept };
+        let reason = if verdict == Verdict::HiddenRoute { "hidden_route" } else { "relay_denied" };
+        self.shared.metrics.refused(reason);
+        let listener = &self.gate.listener.name;
+        tracing::info!(listener, %peer, recipient = %recipient.path, reason, %reply, "refused");
+        Answer::Reply(reply)
+    }
+
+    /// Content may come when there is memory and room for it.
+    async fn begin(&mut self, begin: Begin) -> Answer {
+        // Boxed, so that idle connections do not pay for its size.
+        let beginning = Box::pin(Transfer::begin(&self.gate, &*self.shared.intake, begin.expected));
+        match beginning.await {
+            Ok(transfer) => {
+                self.transfer = Some(transfer);
+                self.input.next = begin.expected.map_or(MEDIUM, |size| {
+                    // Dots and the end of the content want a little more than was announced.
+                    usize::try_from(size).unwrap_or(LARGE).saturating_add(SLACK).clamp(SMALL, LARGE)
+                });
+                Answer::Accept
+            }
+            Err(refused) => {
+                self.shared.metrics.message_refused(refused.reason);
+                let (peer, reply) = (self.peer(), &refused.reply);
+                tracing::info!(%peer, reason = refused.reason, %reply, "no room for a message");
+                Answer::Reply(refused.reply)
+            }
+        }
+    }
+
+    /// Takes responsibility for a message. Whether the client still is there to hear of it makes no difference.
+    async fn finish(&mut self, finished: Finished) -> Reply {
+        let Some(transfer) = self.take_transfer() else {
+            return Reply::new(451, EnhancedCode::new(4, 3, 0), "internal error, try again");
+        };
+        let Shared { clock, ids, metrics, .. } = &*self.shared;
+        let (peer, size) = (self.peer(), transfer.received());
+        let entrance = Entrance { listener: &self.gate.listener, peer };
+        let now = clock.now();
+        let envelope = entrance.envelope(finished, ids.next(now), now);
+        let trace = entrance.trace(&envelope);
+        let (sender, helo) = (envelope.reverse_path.to_string(), envelope.origin.helo.clone());
+        let recipients = envelope.recipients.len();
+        match transfer.submit(envelope, trace).await {
+            Ok(id) => {
+                metrics.messages.inc();
+                metrics.recipients.inc_by(recipients as u64);
+                metrics.content_bytes.inc_by(size);
+                tracing::info!(message = %id, %peer, helo, sender, recipients, size, "message accepted");
+                Reply::new(250, EnhancedCode::new(2, 0, 0), format!("{id} queued"))
+            }
+            Err(refused) => {
+                metrics.message_refused(refused.reason);
+                let reply = refused.reply;
+                tracing::info!(%peer, sender, recipients, size, reason = refused.reason, %reply, "message refused");
+                reply
+            }
+        }
+    }
+
+    /// The transfer is over; commands come next.
+    fn take_transfer(&mut self) -> Option<Transfer> {
+        self.input.next = SMALL;
+        self.transfer.take()
+    }
+
+    /// Writes what the session says. A client that does not read is given the time of one command for the whole batch.
+    async fn flush(&mut self) -> io::Result<()> {
+        let mut output = self.session.take_output();
+        if output.is_empty() {
+            return Ok(());
+        }
+        self.shared.metrics.sent_bytes.inc_by(output.len() as u64);
+        let writing = async {
+            while !output.is_empty() {
+                match self.stream.try_write(&output) {
+                    Ok(octets) => output.advance(octets),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.stream.writable().await?,
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(())
+        };
+        timeout(self.gate.session.limits.command_time, writing).await?
+    }
+
+    /// Waits for something to do, without a buffer until there is input.
+    async fn wait(&mut self) -> Woken {
+        let left = self.session.deadline().map(|at| at.saturating_duration_since(self.now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            return Woken::Deadline;
+        }
+        tokio::select! {
+            biased;
+            changed = self.stage.changed() => match changed {
+                Ok(()) => Woken::Stage(*self.stage.borrow_and_update()),
+                Err(_) => Woken::Stage(Stage::Over),
+            },
+            read = self.input.read(&self.stream), if self.session.wants_input() => Woken::Input(read),
+            () = tokio::time::sleep(left.unwrap_or(Duration::MAX)), if left.is_some() => Woken::Deadline,
+        }
+    }
+
+    /// The server ends.
+    fn heed(&mut self, stage: Stage) {
+        match stage {
+            Stage::Open => {}
+            Stage::Draining => self.session.drain(),
+            Stage::Ended | Stage::Over => {
+                let reply = Reply::new(421, EnhancedCode::new(4, 3, 2), "the server shuts down, come back later");
+                self.session.refuse(&reply);
+            }
+        }
+    }
+
+    /// Writes the last reply, and sees to it that the client can read it: a socket that is closed with unread input is
+    /// reset, and the reply may be lost with it.
+    async fn end(&mut self, reason: CloseReason) {
+        self.shared.metrics.closed(reason.label());
+        tracing::debug!(peer = %self.peer(), reason = reason.label(), "closed");
+        self.take_transfer();
+        if self.flush().await.is_err() || matches!(reason, CloseReason::Quit | CloseReason::Disconnected) {
+            return;
+        }
+        if SockRef::from(&self.stream).shutdown(std::net::Shutdown::Write).is_err() {
+            return;
+        }
+        let void = async {
+            let mut octets = 0;
+            while octets < LINGER_OCTETS {
+                self.input.bytes.clear();
+                match self.input.read(&self.stream).await {
+                    Ok(0) | Err(_) => break,
+                    Ok(more) => octets += more,
+                }
+            }
+        };
+        let _ = timeout(LINGER, void).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size<T, F>(_: impl Fn(T) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_connection_costs_a_few_kilobytes() {
+        let size = size(run);
+        assert!(size <= 4096, "the task of a connection has {size} octets");
+    }
+}

@@ -1,0 +1,144 @@
+//! One message on its way in: its share of memory and its draft below.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use mail::{
+    BodyKind, EnhancedCode, Envelope, ForwardPath, Host, LocalPart, Mailbox, MessageId, Origin, Received, Recipient,
+    Reply, Timestamp, Utf8,
+};
+use smtp::server::Finished;
+use tokio::time::Instant;
+
+use crate::budget::Share;
+use crate::intake::{Draft, Intake, Refused};
+use crate::reception::Gate;
+use crate::settings::Listener;
+
+/// Octets of one message that are in memory at most: the store streams larger content to disk.
+const WINDOW: u64 = 1 << 20;
+/// The least share, and by how much a share grows; what one read brings fits.
+const STEP: u64 = 64 << 10;
+/// The share of a message of which nothing is known yet: most are smaller.
+const FIRST: u64 = 16 << 10;
+/// How often the store is asked again while its memory is short.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
+
+/// A message whose content is arriving.
+pub(crate) struct Transfer {
+    gate: Arc<Gate>,
+    share: Share,
+    granted: u64,
+    received: u64,
+    draft: Result<Box<dyn Draft>, Refused>,
+}
+
+impl Transfer {
+    /// Waits for memory, then asks for room below.
+    pub(crate) async fn begin(gate: &Arc<Gate>, intake: &dyn Intake, expected: Option<u64>) -> Result<Self, Refused> {
+        let patient_until = Instant::now() + gate.patience;
+        let granted = expected.unwrap_or(FIRST).clamp(FIRST, WINDOW);
+        let mut share = gate.budget.share();
+        share.grow_to(granted, gate.patience).await.map_err(|_| short())?;
+        let draft = loop {
+            match intake.begin(expected) {
+                Ok(draft) => break draft,
+                Err(refused) if refused.passing && Instant::now() < patient_until => {
+                    tokio::time::sleep(ASK_AGAIN.min(gate.patience)).await;
+                }
+                Err(refused) => return Err(refused),
+            }
+        };
+        Ok(Self { gate: gate.clone(), share, granted, received: 0, draft: Ok(draft) })
+    }
+
+    /// Takes a piece. If that fails the message is refused at its end; what else comes of it is dropped.
+    pub(crate) async fn write(&mut self, piece: Bytes) {
+        self.received = self.received.saturating_add(piece.len() as u64);
+        let wanted = self.received.min(WINDOW);
+        if self.draft.is_ok() && wanted > self.granted {
+            let more = wanted.next_multiple_of(STEP).min(WINDOW);
+            match self.share.grow_to(more, self.gate.patience).await {
+                Ok(()) => self.granted = more,
+                Err(_) => return self.give_up(short()),
+            }
+        }
+        if let Ok(draft) = &mut self.draft
+            && let Err(refused) = draft.write(piece).await
+        {
+            self.give_up(refused);
+        }
+    }
+
+    /// Octets taken.
+    pub(crate) fn received(&self) -> u64 {
+        self.received
+    }
+
+    /// Hands the message over. Its share of memory comes back whatever happens.
+    pub(crate) async fn submit(self, envelope: Envelope, trace: Bytes) -> Result<MessageId, Refused> {
+        self.draft?.submit(envelope, trace).await
+    }
+
+    /// Lets go of everything at once, so that others can have it.
+    fn give_up(&mut self, refused: Refused) {
+        self.draft = Err(refused);
+        self.share = self.gate.budget.share();
+    }
+}
+
+/// The refusal when memory stayed short.
+fn short() -> Refused {
+    let reply = Reply::new(452, EnhancedCode::new(4, 3, 1), "too much mail in flight, try again later");
+    Refused { reply, reason: "in_flight", passing: true }
+}
+
+/// Where a message came in.
+pub(crate) struct Entrance<'a> {
+    pub(crate) listener: &'a Listener,
+    pub(crate) peer: SocketAddr,
+}
+
+impl Entrance<'_> {
+    /// The envelope of a complete transaction.
+    pub(crate) fn envelope(&self, finished: Finished, id: MessageId, received_at: Timestamp) -> Envelope {
+        let Finished { transaction, content, hello, protocol } = finished;
+        let parameters = transaction.sender.parameters;
+        let body = match parameters.body {
+            // The sender said less than the content holds; whoever passes it on must know.
+            BodyKind::SevenBit if content.eight_bit => BodyKind::EightBitMime,
+            said => said,
+        };
+        Envelope {
+            id,
+            received_at,
+            reverse_path: transaction.sender.path,
+            recipients: transaction.recipients.into_iter().map(|recipient| self.named(recipient)).collect(),
+            body,
+            utf8: parameters.utf8,
+            ret: parameters.ret,
+            envid: parameters.envid,
+            origin: Origin { peer: self.peer, helo: hello.name, protocol, listener: self.listener.name.clone() },
+            tenant: None,
+            campaign: None,
+        }
+    }
+
+    /// Our `Received` field.
+    pub(crate) fn trace(&self, envelope: &Envelope) -> Bytes {
+        Received { by: &self.listener.session.hostname, envelope }.to_field().into()
+    }
+
+    /// The bare `<postmaster>` (RFC 5321 §4.5.1) means the postmaster of the name that we answer by.
+    fn named(&self, mut recipient: Recipient) -> Recipient {
+        if recipient.path == ForwardPath::Postmaster
+            && let Ok(local) = LocalPart::parse("postmaster", Utf8::Refused)
+        {
+            let host = Host::Domain(self.listener.session.hostname.clone());
+            recipient.path = ForwardPath::Mailbox(Mailbox { local, host });
+        }
+        recipient
+    }
+}

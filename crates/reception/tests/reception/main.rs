@@ -1,0 +1,9 @@
+//! Receiving over real sockets.
+
+mod ending;
+mod gates;
+mod limits;
+mod messages;
+mod settings;
+mod testing;
+mod whole;
