@@ -21,7 +21,7 @@ use crate::connections::Place;
 use crate::input::{Input, LARGE, MEDIUM, SLACK, SMALL};
 use crate::metrics::Metrics;
 use crate::proxy::{self, Header, ProxyError};
-use crate::reception::{Gate, Shared, Stage};
+use crate::reception::{Gate, Shared, Stage, canonical};
 use crate::relay::Verdict;
 use crate::transfer::{Entrance, Transfer};
 
@@ -103,7 +103,7 @@ impl Connection {
     fn proxied(&mut self, header: Header) {
         if let Header::Proxied { client, server } = header {
             tracing::debug!(proxy = %self.peer, peer = %client, "connection by a proxy");
-            self.peer = client;
+            self.peer = canonical(client);
             self.local = server;
         }
     }
@@ -213,7 +213,7 @@ impl Driver {
             let answer = match event {
                 Event::Content(piece) => {
                     if let Some(transfer) = &mut self.transfer {
-                        transfer.write(piece).await;
+                        transfer.write(self.input.keepable(piece)).await;
                     }
                     continue;
                 }

@@ -140,7 +140,8 @@ impl Reception {
 
     /// Puts new settings in force: all of them, or, with an error, none. Sessions that are open keep the settings they
     /// began with. A listener whose address stays keeps its socket; new addresses are bound before vanished ones close, so
-    /// an address that conflicts with a vanishing one (`0.0.0.0:25` for `192.0.2.1:25`) needs a restart.
+    /// an address that conflicts with a vanishing one (`0.0.0.0:25` for `192.0.2.1:25`) needs a restart. Once
+    /// [`serve`](Self::serve) was called this needs its runtime.
     pub fn reconfigure(&self, settings: Settings) -> Result<(), ReceptionError> {
         self.put_in_force(settings)
     }
@@ -351,6 +352,7 @@ impl Accept {
     }
 
     fn admit(&self, stream: TcpStream, peer: SocketAddr) {
+        let peer = canonical(peer);
         self.shared.metrics.connections.inc();
         let gate = self.gate.borrow().clone();
         let mut place = match self.shared.connections.enter() {
@@ -382,4 +384,9 @@ impl Accept {
         self.shared.metrics.connection_refused(full.word());
         tracing::info!(peer = %peer, reason = full.word(), %reply, "connection refused");
     }
+}
+
+/// An IPv4 client of a socket for both families, as a socket handed in may be, is an IPv4 client.
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }

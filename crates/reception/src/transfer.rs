@@ -17,10 +17,13 @@ use crate::intake::{Draft, Intake, Refused};
 use crate::reception::Gate;
 use crate::settings::Listener;
 
-/// Octets of one message that are in memory at most: the store streams larger content to disk.
-const WINDOW: u64 = 1 << 20;
-/// The least share, and by how much a share grows; what one read brings fits.
+/// Octets of one message that count at most: when memory is short, the store streams larger content to disk.
+const WINDOW: u64 = 256 << 10;
+/// By how much a share grows, and the most that an announced size gets ahead of the content: words alone must not be
+/// able to use up the memory.
 const STEP: u64 = 64 << 10;
+/// The least share.
+const LEAST: u64 = 4 << 10;
 /// The share of a message of which nothing is known yet: most are smaller.
 const FIRST: u64 = 16 << 10;
 /// How often the store is asked again while its memory is short.
@@ -39,7 +42,7 @@ impl Transfer {
     /// Waits for memory, then asks for room below.
     pub(crate) async fn begin(gate: &Arc<Gate>, intake: &dyn Intake, expected: Option<u64>) -> Result<Self, Refused> {
         let patient_until = Instant::now() + gate.patience;
-        let granted = expected.unwrap_or(FIRST).clamp(FIRST, WINDOW);
+        let granted = expected.unwrap_or(FIRST).clamp(LEAST, STEP);
         let mut share = gate.budget.share();
         share.grow_to(granted, gate.patience).await.map_err(|_| short())?;
         let draft = loop {
