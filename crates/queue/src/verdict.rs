@@ -5,7 +5,9 @@
 //! other work. What is left is scheduled again, put on hold, or finished.
 
 use feedback::Action;
-use mail::{Act, Destination, Envelope, Fault, ForwardPath, Outcome, Protocol, Randomness, ReversePath, Timestamp};
+use mail::{
+    Act, Destination, EnhancedCode, Envelope, Fault, ForwardPath, Outcome, Protocol, Randomness, ReversePath, Timestamp,
+};
 use shaping::{NextAttempt, Purpose, RetrySchedule};
 use store::{Delivery, DeliveryRecipient, Notice, RecipientStatus, Schedule, Update};
 
@@ -189,18 +191,22 @@ pub(crate) fn wants_delay(envelope: &Envelope, recipient: &DeliveryRecipient) ->
     told && is_pending(recipient) && asked.is_some_and(|asked| feedback::owes(asked.notify, Action::Delayed))
 }
 
-/// The outcome of each recipient that was pending and has one.
+/// The outcome of each recipient that was pending; one of which nothing was said is deferred.
 fn outcomes_of(delivery: &mut Delivery, happening: Happening<'_>) -> Vec<(u32, Outcome)> {
     delivery.attempts = delivery.attempts.saturating_add(1);
-    let pending = delivery.recipients.iter().filter(|recipient| is_pending(recipient)).map(|recipient| recipient.index);
-    match happening {
-        Happening::Fault(fault) => pending.map(|index| (index, fault.clone().into_outcome())).collect(),
+    let outcome = |index| match happening {
+        Happening::Fault(fault) => fault.clone().into_outcome(),
         Happening::Attempt(outcomes) => {
-            let told =
-                |index| outcomes.iter().find(|(told, _)| *told == index).map(|(_, outcome)| (index, outcome.clone()));
-            pending.filter_map(told).collect()
+            let told = outcomes.iter().find(|(told, _)| *told == index).map(|(_, outcome)| outcome.clone());
+            told.unwrap_or_else(|| Outcome::Deferred(silence()))
         }
-    }
+    };
+    let pending = delivery.recipients.iter().filter(|recipient| is_pending(recipient));
+    pending.map(|recipient| (recipient.index, outcome(recipient.index))).collect()
+}
+
+fn silence() -> Fault {
+    Fault::local(451, EnhancedCode::new(4, 3, 0), "the attempt ended without an outcome")
 }
 
 /// Notes the outcome of a recipient, if it is final.

@@ -19,8 +19,10 @@ use super::{Entry, Item, Key, Now, Phase, Scheduler, Why};
 
 /// The most deliveries of one page.
 const PAGE: usize = 512;
-/// The least that may be in memory of a destination, however full memory is.
+/// What a destination of which nothing is in memory may load, however full memory is.
 const LEAST: usize = 8;
+/// One part in so many of memory is kept for such destinations.
+const RESERVE: usize = 16;
 /// What may be in memory of a destination whose lane rests.
 const RESTING: usize = 64;
 /// A destination that had nothing more that was due is read again no sooner than this.
@@ -347,7 +349,7 @@ impl Scheduler {
     }
 
     pub(super) fn has_room_for_new(&self, id: DestinationId) -> bool {
-        let cap = self.threshold(self.windows.destination, 8);
+        let cap = self.threshold(self.windows.destination, 8).max(1);
         self.destinations.by_id.get(&id).is_some_and(|record| record.first < cap)
     }
 
@@ -367,7 +369,7 @@ impl Scheduler {
                 self.unpark(id, Parked::Own, now);
             }
         }
-        if self.windows.total - self.entries.len().min(self.windows.total) > self.windows.total / 16 {
+        if self.entries.len() < self.windows.total {
             for id in take_some(&mut self.destinations.parked, UNPARK) {
                 self.unpark(id, Parked::Memory, now);
             }
@@ -425,10 +427,15 @@ impl Scheduler {
     fn room(&mut self, id: DestinationId, now: Now) -> Option<usize> {
         let free = self.windows.total.saturating_sub(self.entries.len());
         let cap = self.threshold(self.windows.destination, 8);
-        let lane_cap = self.threshold(self.windows.lane, 4);
+        let lane_cap = self.threshold(self.windows.lane, 4).max(LEAST);
         let record = self.destinations.by_id.get_mut(&id)?;
         let held = record.first + record.retry;
-        let (mut room, mut worth) = ((2 * cap).saturating_sub(held), cap / 4);
+        let least = match held {
+            0 if free > self.windows.total / RESERVE => LEAST,
+            0 => 1,
+            _ => 0,
+        };
+        let (mut room, mut worth) = ((2 * cap).saturating_sub(held).max(least), cap / 4);
         if let Place::At(lane, _) = record.place {
             if self.lanes.rests(lane, now) {
                 (room, worth) = (RESTING.saturating_sub(held), 1);
@@ -445,7 +452,7 @@ impl Scheduler {
             record.parked = Some(Parked::Own);
             return None;
         }
-        if free < LEAST {
+        if free == 0 {
             record.parked = Some(Parked::Memory);
             self.destinations.parked.push_back(id);
             return None;
@@ -453,10 +460,10 @@ impl Scheduler {
         Some(room.min(free).min(PAGE))
     }
 
-    /// A share of what is free, within bounds.
+    /// A share of what is free beyond the reserve, within bounds.
     fn threshold(&self, most: usize, share: usize) -> usize {
         let free = self.windows.total.saturating_sub(self.entries.len());
-        (free / share).min(most).max(LEAST)
+        (free.saturating_sub(self.windows.total / RESERVE) / share).min(most)
     }
 
     fn set_place(&mut self, id: DestinationId, place: Place) {

@@ -1,0 +1,211 @@
+//! From acceptance to the end: attempts at their times, restarts, routes that change.
+
+use mail::{Domain, Host, Timestamp};
+use queue::{LmtpServer, Match, Route, SmartHost, To};
+
+use crate::house::{Does, HOUR, House, MINUTE};
+
+#[tokio::test(start_paused = true)]
+async fn a_message_is_delivered_to_all_its_destinations() {
+    let mut house = House::new(|_| ()).await;
+    house.start();
+    let to = ["a@example.org", "b@example.com", "c@example.org"];
+    let id = house.send("s@sender.example", &to).await;
+    house.until(|peers| peers.finished(id) == 1).await;
+    let mut seen: Vec<_> = house.peers.attempts().into_iter().map(|at| (at.site, at.recipient)).collect();
+    seen.sort();
+    let expected =
+        [("mx.example.com", "b@example.com"), ("mx.example.org", "a@example.org"), ("mx.example.org", "c@example.org")];
+    assert_eq!(seen, expected.map(|(site, to)| (site.to_owned(), to.to_owned())));
+    assert_eq!(house.peers.outcomes("delivered"), 3);
+    house.until_empty().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_are_made_when_they_are_due() {
+    let mut house = House::new(|_| ()).await;
+    house.start();
+    house.peers.set("a@example.org", Does::Defer);
+    house.send("s@sender.example", &["a@example.org"]).await;
+    house.until(|peers| peers.outcomes("deferred") == 1).await;
+    for (number, minutes) in [(2, 5), (3, 10), (4, 20), (5, 40)] {
+        house.advance(minutes * MINUTE - MINUTE).await;
+        assert_eq!(house.peers.attempts().len(), number - 1, "not before its time");
+        house.advance(MINUTE).await;
+        house.until(|peers| peers.outcomes("deferred") == number).await;
+    }
+    let times: Vec<Timestamp> = house.peers.attempts().iter().map(|attempt| attempt.at).collect();
+    for (pair, minutes) in times.windows(2).zip([5, 10, 20, 40]) {
+        let waited = pair[1].since(pair[0]);
+        assert!(waited >= minutes * MINUTE && waited < minutes * MINUTE + MINUTE, "{waited:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_goes_on_where_it_was() {
+    let mut house = House::new(|_| ()).await;
+    house.start();
+    house.peers.set("a@example.org", Does::Defer);
+    let id = house.send("s@sender.example", &["a@example.org", "b@example.com"]).await;
+    house.until(|peers| peers.outcomes("deferred") == 1 && peers.outcomes("delivered") == 1).await;
+    let mut house = house.restart(|_| ()).await;
+    house.peers.set("a@example.org", Does::Accept);
+    house.start();
+    house.advance(4 * MINUTE).await;
+    assert_eq!(house.peers.attempts_for("a@example.org"), 1);
+    house.advance(MINUTE).await;
+    house.until(|peers| peers.finished(id) == 1).await;
+    assert_eq!(house.peers.attempts_for("a@example.org"), 2);
+    assert_eq!(house.peers.attempts_for("b@example.com"), 1, "what is delivered is not delivered again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_accepted_before_the_engine_ran_is_found() {
+    let house = House::new(|_| ()).await;
+    let id = house.send("s@sender.example", &["a@example.org"]).await;
+    let mut house = house.restart(|_| ()).await;
+    house.start();
+    house.until(|peers| peers.finished(id) == 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delivery_that_a_connection_drops_is_not_lost() {
+    let mut house = House::new(|_| ()).await;
+    house.start();
+    house.peers.set("a@example.org", Does::Panic);
+    let id = house.send("s@sender.example", &["a@example.org"]).await;
+    house.until(|peers| peers.outcomes("deferred") == 1).await;
+    assert_eq!(house.peers.attempts().len(), 2, "it went back to the lane once");
+    house.peers.set("a@example.org", Does::Accept);
+    house.advance(5 * MINUTE).await;
+    house.until(|peers| peers.finished(id) == 1).await;
+}
+
+fn local_route() -> Route {
+    Route {
+        name: "local".into(),
+        matches: vec![Match::Domain(Domain::parse("example.org").unwrap())],
+        to: To::Lmtp(LmtpServer::Unix("/run/lmtp".into())),
+        source: None,
+        retry: None,
+        limits: None,
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn mail_of_a_route_that_vanished_is_routed_anew() {
+    let mut house = House::new(|settings| settings.routes = vec![local_route()]).await;
+    house.start();
+    house.peers.set("a@example.org", Does::Defer);
+    let id = house.send("s@sender.example", &["a@example.org"]).await;
+    house.until(|peers| peers.outcomes("deferred") == 1).await;
+    assert_eq!(house.peers.attempts()[0].site, "lmtp:/run/lmtp");
+    let mut without = queue::Settings::new(Domain::parse("mail.test.example").unwrap());
+    without.retry.jitter = shaping::Jitter::NONE;
+    house.queue.reconfigure(without).unwrap();
+    house.peers.set("a@example.org", Does::Accept);
+    house.advance(5 * MINUTE + MINUTE).await;
+    house.until(|peers| peers.finished(id) == 1).await;
+    assert_eq!(house.peers.attempts()[1].site, "mx.example.org");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_route_takes_what_was_queued_for_the_exchanges() {
+    let mut house = House::new(|_| ()).await;
+    house.start();
+    house.peers.set("a@example.org", Does::Defer);
+    let id = house.send("s@sender.example", &["a@example.org"]).await;
+    house.until(|peers| peers.outcomes("deferred") == 1).await;
+    let mut house = house.restart(|settings| settings.routes = vec![local_route()]).await;
+    house.peers.set("a@example.org", Does::Accept);
+    house.start();
+    house.advance(5 * MINUTE + MINUTE).await;
+    house.until(|peers| peers.finished(id) == 1).await;
+    assert_eq!(house.peers.attempts()[1].site, "lmtp:/run/lmtp");
+}
+
+#[tokio::test(start_paused = true)]
+async fn literals_smart_hosts_and_their_exchanges_have_sites() {
+    let smart = |name: &str, domain: &str, mx| Route {
+        name: name.into(),
+        matches: vec![Match::Domain(Domain::parse(domain).unwrap())],
+        to: To::SmartHosts(vec![SmartHost { host: Host::parse("example.net").unwrap(), port: 587, mx }]),
+        source: None,
+        retry: None,
+        limits: None,
+    };
+    let routes = vec![smart("by-host", "one.example", false), smart("by-mx", "two.example", true)];
+    let mut house = House::new(|settings| settings.routes = routes).await;
+    house.start();
+    let to = ["a@[192.0.2.7]", "b@one.example", "c@two.example"];
+    let id = house.send("s@sender.example", &to).await;
+    house.until(|peers| peers.finished(id) == 1).await;
+    let mut sites: Vec<_> = house.peers.attempts().into_iter().map(|attempt| attempt.site).collect();
+    sites.sort();
+    assert_eq!(sites, ["[192.0.2.7]", "hosts:example.net:587", "hosts:mx.example.net:587"]);
+    let explained = house.queue.explain(&Host::parse("two.example").unwrap()).to_string();
+    assert_eq!(
+        explained,
+        "two.example: route by-mx (two.example) sends it to example.net:587 (mail exchanges), from source default, \
+         as destination route:by-mx"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopping_ends_connections_and_keeps_the_rest() {
+    let mut house = House::new(|_| ()).await;
+    house.start();
+    house.peers.set("a@example.org", Does::Hang);
+    house.send("s@sender.example", &["a@example.org"]).await;
+    house.until(|peers| peers.attempts().len() == 1).await;
+    let second = house.send("s@sender.example", &["b@example.org"]).await;
+    let stopping = tokio::spawn({
+        let queue = house.queue.clone();
+        async move { queue.stop().await }
+    });
+    house.peers.set("a@example.org", Does::Accept);
+    stopping.await.unwrap();
+    assert!(house.queue.grant().await.is_none());
+    assert_eq!(house.peers.outcomes("delivered"), house.peers.attempts().len(), "what was begun was finished");
+    let mut house = house.restart(|_| ()).await;
+    house.start();
+    house.until_empty().await;
+    house.until(|peers| peers.finished(second) == 1).await;
+    assert_eq!(house.peers.attempts_for("b@example.org"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_goes_back_loses_nothing() {
+    let mut house = House::new(|_| ()).await;
+    house.start();
+    house.peers.set("a@example.org", Does::Defer);
+    let old = house.send("s@sender.example", &["a@example.org"]).await;
+    house.until(|peers| peers.outcomes("deferred") == 1).await;
+    house.clock.jump(-3_600_000);
+    house.advance(MINUTE).await;
+    let new = house.send("s@sender.example", &["b@example.org"]).await;
+    house.until(|peers| peers.finished(new) == 1).await;
+    house.peers.set("a@example.org", Does::Accept);
+    house.advance(HOUR + 5 * MINUTE).await;
+    house.until(|peers| peers.finished(old) == 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_jumps_ahead_bounces_nothing_at_once() {
+    let mut house = House::new(|_| ()).await;
+    house.start();
+    house.peers.set("a@example.org", Does::Defer);
+    let id = house.send("s@sender.example", &["a@example.org"]).await;
+    house.until(|peers| peers.outcomes("deferred") == 1).await;
+    house.advance(MINUTE).await;
+    house.clock.jump(31 * 86_400_000);
+    house.advance(MINUTE).await;
+    house.until(|peers| peers.outcomes("deferred") == 2).await;
+    assert_eq!(house.peers.outcomes("expired"), 0);
+    house.clock.jump(-31 * 86_400_000);
+    house.peers.set("a@example.org", Does::Accept);
+    house.advance(MINUTE).await;
+    let all = queue::Selection::everything();
+    house.queue.act(queue::Action::Retry, &all, "root", "the clock is right again").await.unwrap();
+    house.until(|peers| peers.finished(id) == 1).await;
+}
