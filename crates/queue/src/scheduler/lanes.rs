@@ -205,7 +205,7 @@ impl Scheduler {
         {
             lane.backoff = Backoff::default();
         }
-        self.forget_no_place(name);
+        self.look_at_once(name);
     }
 
     /// A delivery was handed out as the message says.

@@ -333,12 +333,14 @@ impl Scheduler {
         self.set_head(id, now);
     }
 
-    pub(super) fn forget_no_place(&mut self, name: &Destination) {
+    /// What comes next is loaded without a pause, and hosts that could not be found are looked for again.
+    pub(super) fn look_at_once(&mut self, name: &Destination) {
         let id = self.destinations.by_name.get(name);
-        if let Some(record) = id.and_then(|id| self.destinations.by_id.get_mut(id))
-            && matches!(record.place, Place::Nowhere(..))
-        {
-            record.place = Place::Unknown;
+        if let Some(record) = id.and_then(|id| self.destinations.by_id.get_mut(id)) {
+            record.not_before = None;
+            if matches!(record.place, Place::Nowhere(..)) {
+                record.place = Place::Unknown;
+            }
         }
     }
 
