@@ -1,0 +1,231 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use mail::MessageId;
+use queue::{Pattern, Selection};
+
+use crate::config::Period;
+
+/// Where the configuration lies unless told otherwise.
+pub const DEFAULT_CONFIG: &str = "/etc/postrider/postrider.toml";
+
+/// A mail transfer agent that loses nothing.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    about,
+    long_about = "Postrider receives mail by SMTP, keeps it safe on disk before it says 250, and delivers it by SMTP or \
+                  LMTP.\n\nTo see it work at once, without any configuration: postrider sandbox",
+    after_help = "Examples:\n  postrider check --config ./postrider.toml\n  postrider serve\n  postrider queue summary\n  \
+                  postrider queue retry --domain example.org\n  postrider explain someone@example.org",
+    propagate_version = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// The configuration.
+    #[arg(long, short, global = true, value_name = "FILE", default_value = DEFAULT_CONFIG, env = "POSTRIDER_CONFIG")]
+    pub config: PathBuf,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the server in the foreground.
+    #[command(
+        long_about = "Run the server in the foreground. It logs to standard error.\n\nSIGTERM and SIGINT drain and stop, \
+                      SIGHUP reads the configuration anew: all of it takes effect, or none.\nStarted as root, it opens \
+                      its sockets and then becomes the `user` of the configuration."
+    )]
+    Serve,
+    /// Read the configuration and tell what is wrong with it.
+    #[command(
+        long_about = "Read the configuration and tell what is wrong with it, each problem with its line and its \
+                            cure.\n\nExit status: 0 if it can be used (there may be warnings), 1 if not."
+    )]
+    Check {
+        /// Print the problems as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the JSON schema of the configuration, for editors.
+    Schema,
+    /// Print the reference of the configuration as Markdown.
+    Reference,
+    /// Tell where mail for a domain or an address goes, and which line of the configuration says so.
+    #[command(
+        after_help = "Examples:\n  postrider explain example.org\n  postrider explain someone@example.org --json"
+    )]
+    Explain {
+        /// A domain, an address literal, or a whole address.
+        recipient: String,
+        /// Print it as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Try it out: a server on loopback that delivers to a built-in capture server only.
+    #[command(long_about = "Try it out: a server on loopback that delivers to a built-in capture server only. No \
+                      configuration is needed, and no mail leaves the machine.\n\nEvery message goes through the real \
+                      queue and the real SMTP client. What arrives is written to DIR/captured/*.eml.")]
+    Sandbox(Sandbox),
+    /// Look into the queue of the running server, and act on it.
+    #[command(after_help = SELECT_HELP)]
+    Queue {
+        #[command(flatten)]
+        reach: Reach,
+        #[command(subcommand)]
+        command: QueueCommand,
+    },
+    /// Tell how the running server is.
+    Status {
+        #[command(flatten)]
+        reach: Reach,
+        /// Print it as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the running server's metrics in the OpenMetrics text form.
+    Metrics {
+        #[command(flatten)]
+        reach: Reach,
+    },
+    /// Print the completions for a shell.
+    #[command(after_help = "Example:\n  postrider completions bash > /etc/bash_completion.d/postrider")]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+const SELECT_HELP: &str = "Examples:\n  postrider queue summary\n  postrider queue list --domain example.org --limit 20\n  \
+                           postrider queue show 01kan8q3v7c0000000000000 --content > message.eml\n  postrider queue hold \
+                           --sender news@example.org --reason \"complaints\"\n  postrider queue remove --domain \
+                           example.org --older-than 2d";
+
+/// How to reach the running server.
+#[derive(Debug, Args)]
+pub struct Reach {
+    /// The control socket; by default that of the configuration's store.
+    #[arg(long, global = true, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+}
+
+/// The sandbox.
+#[derive(Debug, Args)]
+pub struct Sandbox {
+    /// The port of the SMTP listener on 127.0.0.1.
+    #[arg(long, default_value_t = 2525, value_parser = clap::value_parser!(u16).range(1..))]
+    pub port: u16,
+    /// The folder for the queue and the captured messages.
+    #[arg(long, value_name = "DIR", default_value = "./postrider-sandbox")]
+    pub dir: PathBuf,
+}
+
+/// What to do with the queue.
+#[derive(Debug, Subcommand)]
+pub enum QueueCommand {
+    /// List messages, oldest first.
+    List {
+        #[command(flatten)]
+        filter: Filter,
+        /// List at most this many.
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+        /// Print one JSON object per line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Count what is queued and held, per destination.
+    Summary {
+        /// Print one JSON object per line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one message with its recipients, or its content.
+    Show {
+        /// Its id.
+        id: MessageId,
+        /// Print the content as it will be sent, instead.
+        #[arg(long, conflicts_with = "json")]
+        content: bool,
+        /// Print it as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Put messages on hold: nothing is tried until they are released.
+    Hold(Change),
+    /// Release messages from hold.
+    Release(Change),
+    /// Try messages again now.
+    Retry(Change),
+    /// Remove messages. Nobody is told, and nothing brings them back.
+    Remove {
+        #[command(flatten)]
+        change: Change,
+        /// Do not ask.
+        #[arg(long, short)]
+        yes: bool,
+    },
+}
+
+/// An action on what is selected.
+#[derive(Debug, Args)]
+pub struct Change {
+    #[command(flatten)]
+    pub filter: Filter,
+    /// Select the whole queue.
+    #[arg(long)]
+    pub all: bool,
+    /// Why; kept with the messages and logged.
+    #[arg(long, default_value = "by hand")]
+    pub reason: String,
+    /// Print what was done as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which messages are meant; several conditions must all hold.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Filter {
+    /// This message.
+    #[arg(long, value_name = "ID")]
+    pub id: Option<MessageId>,
+    /// Messages to this address; `*` stands for any text.
+    #[arg(long, value_name = "ADDRESS")]
+    pub recipient: Option<Pattern>,
+    /// Messages to this domain.
+    #[arg(long, value_parser = mail::Domain::parse)]
+    pub domain: Option<mail::Domain>,
+    /// Messages from this address; `*` stands for any text, `<>` means reports.
+    #[arg(long, value_name = "ADDRESS")]
+    pub sender: Option<Pattern>,
+    /// Messages for this site, as `queue summary` names it.
+    #[arg(long)]
+    pub site: Option<String>,
+    /// Messages that were received longer ago than this, such as 2d.
+    #[arg(long, value_name = "DURATION")]
+    pub older_than: Option<Period>,
+}
+
+impl Filter {
+    /// Whether it has no condition.
+    pub fn is_empty(&self) -> bool {
+        self.to_selection(false).is_empty()
+    }
+
+    /// As the queue takes it; `all` must be said when there is no condition.
+    pub fn to_selection(&self, all: bool) -> Selection {
+        Selection {
+            id: self.id,
+            recipient: self.recipient.clone(),
+            domain: self.domain.clone(),
+            sender: self.sender.clone(),
+            site: self.site.as_deref().map(mail::Site::new),
+            older_than: self.older_than.map(|period| period.0),
+            all,
+        }
+    }
+}

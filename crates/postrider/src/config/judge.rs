@@ -1,0 +1,276 @@
+//! What each value allows but all together contradict: found here, each with its cure.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use super::nexthop::NextHop;
+use super::places::Places;
+use super::problem::Problem;
+use super::types::{Configuration, Protocol, Retry, Route};
+use super::units::{Pattern, Period};
+
+/// All contradictions and doubts.
+pub fn judge(configuration: &Configuration, places: &Places) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    relay(configuration, places, &mut problems);
+    listeners(configuration, places, &mut problems);
+    sources(configuration, places, &mut problems);
+    routes(configuration, places, &mut problems);
+    own_domains(configuration, places, &mut problems);
+    times(configuration, places, &mut problems);
+    sizes(configuration, places, &mut problems);
+    privileges(configuration, places, &mut problems);
+    problems
+}
+
+fn relay(configuration: &Configuration, places: &Places, problems: &mut Vec<Problem>) {
+    for (at, pattern) in configuration.domains.iter().enumerate() {
+        if *pattern == Pattern::Any {
+            let problem = places.problem(&format!("domains[{at}]"), "this would be an open relay", "every domain");
+            problems.push(
+                problem.help(
+                    "list the domains you are responsible for; clients that may send to all belong in `networks`",
+                ),
+            );
+        }
+    }
+    for (at, network) in configuration.networks.iter().enumerate() {
+        if network.is_the_world() {
+            let problem = places.problem(&format!("networks[{at}]"), "this would be an open relay", "everybody");
+            problems.push(problem.help("list only the networks of your own clients"));
+        }
+    }
+}
+
+fn listeners(configuration: &Configuration, places: &Places, problems: &mut Vec<Problem>) {
+    let (mut names, mut addresses) = (HashMap::new(), HashMap::<SocketAddr, String>::new());
+    for (at, listener) in configuration.listener.iter().enumerate() {
+        let path = format!("listener[{at}]");
+        twice(&mut names, &listener.name, format!("{path}.name"), "listener", places, problems);
+        if let Err(cure) = proper_name(&listener.name) {
+            problems.push(places.problem(&format!("{path}.name"), "this cannot be a listener's name", cure));
+        }
+        for (item, address) in listener.address.0.iter().enumerate() {
+            let item_path = listed_path(&format!("{path}.address"), item, places);
+            if address.0.port() == 25 && listener.protocol == Protocol::Lmtp {
+                // RFC 2033 §5
+                problems.push(places.problem(&item_path, "LMTP must not be spoken on port 25", "choose another port"));
+            }
+            if address.0.port() == 0 {
+                problems.push(places.problem(&item_path, "a listener needs a port", "port 0 is none"));
+            } else if let Some(first) = addresses.insert(address.0, item_path.clone()) {
+                let first = places.describe(&first).unwrap_or_default();
+                let message = format!("two listeners cannot both have {address}");
+                problems.push(places.problem(&item_path, message, "").help(format!("it is taken at {first}")));
+            }
+        }
+    }
+}
+
+fn sources(configuration: &Configuration, places: &Places, problems: &mut Vec<Problem>) {
+    let mut names = HashMap::new();
+    for (at, source) in configuration.source.iter().enumerate() {
+        let path = format!("source[{at}]");
+        twice(&mut names, &source.name, format!("{path}.name"), "source", places, problems);
+        if source.ipv4.is_some_and(|address| !address.0.is_ipv4()) {
+            problems.push(places.problem(&format!("{path}.ipv4"), "`ipv4` takes an IPv4 address", "this is IPv6"));
+        }
+        if source.ipv6.is_some_and(|address| !address.0.is_ipv6()) {
+            problems.push(places.problem(&format!("{path}.ipv6"), "`ipv6` takes an IPv6 address", "this is IPv4"));
+        }
+    }
+}
+
+fn routes(configuration: &Configuration, places: &Places, problems: &mut Vec<Problem>) {
+    let mut names = HashMap::new();
+    for (at, route) in configuration.route.iter().enumerate() {
+        let path = format!("route[{at}]");
+        let named = if route.name.is_some() { format!("{path}.name") } else { format!("{path}.domains") };
+        twice(&mut names, &route.called(), named.clone(), "route", places, problems);
+        if let Err(cure) = proper_name(&route.called()) {
+            problems.push(places.problem(&named, "this cannot be a route's name", cure));
+        }
+        next_hops(route, &path, configuration, places, problems);
+        if let Some(source) = &route.source
+            && !configuration.source_names().any(|name| name == source)
+        {
+            let problem = places.problem(&format!("{path}.source"), format!("there is no source `{source}`"), "");
+            let names: Vec<&str> = configuration.source_names().collect();
+            problems.push(problem.help(format!("sources are: {}", names.join(", "))));
+        }
+        let earlier = configuration.route[..at].iter().enumerate();
+        let hides = |(_, other): &(usize, &Route)| {
+            route.domains.0.iter().all(|mine| other.domains.0.iter().any(|theirs| theirs.covers(mine)))
+        };
+        if let Some((first, _)) = earlier.clone().find(hides) {
+            let place = places.describe(&format!("route[{first}]")).unwrap_or_default();
+            let problem = places.problem(&format!("{path}.domains"), "this route is never used", "");
+            problems.push(problem.help(format!("the route at {place} takes all its domains; put it behind")));
+        }
+    }
+}
+
+fn next_hops(route: &Route, path: &str, configuration: &Configuration, places: &Places, problems: &mut Vec<Problem>) {
+    let to = format!("{path}.to");
+    let smart = |hop: &NextHop| matches!(hop, NextHop::Host(..) | NextHop::ExchangesOf(..));
+    if route.to.0.len() > 1 && !route.to.0.iter().all(smart) {
+        problems.push(
+            places
+                .problem(&to, "only SMTP hosts can stand in a list", "")
+                .help("\"mx\", LMTP and listeners stand alone; make another route for them"),
+        );
+    }
+    for (item, hop) in route.to.0.iter().enumerate() {
+        let NextHop::Listener(name) = hop else { continue };
+        if !configuration.listeners().iter().any(|listener| listener.name == *name) {
+            let place = listed_path(&to, item, places);
+            problems.push(places.problem(&place, format!("there is no listener `{name}`"), ""));
+        }
+    }
+}
+
+/// Our own domains need a way that does not lead back to us.
+fn own_domains(configuration: &Configuration, places: &Places, problems: &mut Vec<Problem>) {
+    for (at, domain) in configuration.domains.iter().enumerate() {
+        let covered = configuration.route.iter().any(|route| route.domains.0.iter().any(|rule| rule.covers(domain)));
+        if covered || *domain == Pattern::Any {
+            continue;
+        }
+        let message = format!("no route leads mail for {domain} anywhere");
+        let problem = places.problem(&format!("domains[{at}]"), message, "accepted, then sent to its MX").warning();
+        problems.push(problem.help(format!(
+            "if its MX records name this server, its mail bounces; say where it goes:\n[[route]]\ndomains = \"{domain}\"\nto = \"lmtp:/run/dovecot/lmtp\""
+        )));
+    }
+}
+
+fn times(configuration: &Configuration, places: &Places, problems: &mut Vec<Problem>) {
+    retry(&configuration.retry, "retry", places, problems);
+    for (at, route) in configuration.route.iter().enumerate() {
+        let path = format!("route[{at}].retry");
+        if places.is_set(&path) {
+            retry(&route.retry.over(&configuration.retry), &path, places, problems);
+        }
+    }
+    let delivery = &configuration.delivery;
+    if delivery.rest_first > delivery.rest_most {
+        let label = "longer than `rest_most`";
+        problems.push(places.problem("delivery.rest_first", "the first rest is longer than the longest", label));
+    }
+    let zero = Period(std::time::Duration::ZERO);
+    let waits = [
+        ("limits.command_time", configuration.limits.command_time),
+        ("limits.content_idle", configuration.limits.content_idle),
+        ("limits.content_time", configuration.limits.content_time),
+        ("limits.session_time", configuration.limits.session_time),
+        ("delivery.rest_first", delivery.rest_first),
+        ("delivery.connect_time", delivery.connect_time),
+        ("delivery.greeting_time", delivery.greeting_time),
+        ("delivery.ehlo_time", delivery.ehlo_time),
+        ("delivery.mail_time", delivery.mail_time),
+        ("delivery.rcpt_time", delivery.rcpt_time),
+        ("delivery.data_time", delivery.data_time),
+        ("delivery.content_time", delivery.content_time),
+        ("delivery.end_time", delivery.end_time),
+        ("delivery.quit_time", delivery.quit_time),
+        ("connections.proxy_time", configuration.connections.proxy_time),
+        ("dns.timeout", configuration.dns.timeout),
+        ("dns.total", configuration.dns.total),
+        ("store.checkpoint", configuration.store.checkpoint),
+    ];
+    for (path, _) in waits.iter().filter(|(_, period)| *period == zero) {
+        problems.push(places.problem(path, format!("`{path}` must be longer than nothing"), "no time at all"));
+    }
+}
+
+fn retry(retry: &Retry, path: &str, places: &Places, problems: &mut Vec<Problem>) {
+    let second = Period(std::time::Duration::from_secs(1));
+    if let Some(intervals) = &retry.intervals {
+        for key in ["first", "most"] {
+            if places.is_set(&format!("{path}.{key}")) && places.is_set(&format!("{path}.intervals")) {
+                let message = format!("`{key}` means nothing beside `intervals`");
+                problems.push(places.problem(&format!("{path}.{key}"), message, "").help("leave one of the two out"));
+            }
+        }
+        if intervals.is_empty() || intervals.iter().any(|wait| *wait < second) {
+            let message = "`intervals` takes at least one wait, each a second or more";
+            problems.push(places.problem(&format!("{path}.intervals"), message, ""));
+        }
+        return;
+    }
+    if retry.first < second {
+        problems.push(places.problem(&format!("{path}.first"), "the first wait must be a second or more", ""));
+    }
+    if retry.first > retry.most {
+        let label = format!("longer than `most` ({})", retry.most);
+        problems.push(places.problem(&format!("{path}.first"), "the first wait is longer than the longest", label));
+    }
+    if retry.first > retry.expire {
+        let message = "mail would be given up before it is tried again";
+        problems.push(places.problem(&format!("{path}.expire"), message, format!("`first` is {}", retry.first)));
+    }
+}
+
+fn sizes(configuration: &Configuration, places: &Places, problems: &mut Vec<Problem>) {
+    let (limits, store) = (&configuration.limits, &configuration.store);
+    if limits.header_size > limits.message_size {
+        let message = "a header cannot be larger than its message";
+        let label = format!("`message_size` is {}", limits.message_size);
+        problems.push(places.problem("limits.header_size", message, label));
+    }
+    let segment = store.segment.0;
+    if !(64 << 10..=4 << 30).contains(&segment) || !segment.is_multiple_of(4096) {
+        problems.push(places.problem("store.segment", "a segment has 64 KiB to 4 GiB, a multiple of 4 KiB", ""));
+    }
+    if store.content_memory.0 < 4 << 20 {
+        problems.push(places.problem("store.content_memory", "content needs at least 4 MiB of memory", ""));
+    }
+    let in_flight = configuration.connections.in_flight;
+    if in_flight > store.content_memory {
+        let path = if places.is_set("store.content_memory") { "store.content_memory" } else { "connections.in_flight" };
+        let label = format!("in flight {in_flight}, in all {}", store.content_memory);
+        problems.push(places.problem(path, "content in flight gets more memory than there is for content", label));
+    }
+    if in_flight.0 < 2 << 20 {
+        problems.push(places.problem("connections.in_flight", "content in flight needs at least 2 MiB of memory", ""));
+    }
+}
+
+fn privileges(configuration: &Configuration, places: &Places, problems: &mut Vec<Problem>) {
+    if configuration.group.is_some() && configuration.user.is_none() {
+        let problem = places.problem("group", "`group` means nothing without `user`", "");
+        problems.push(problem.help("set `user` too"));
+    }
+    if configuration.user.as_deref() == Some("root") {
+        problems.push(places.problem("user", "the server does not run as root", "").help("make a user for it"));
+    }
+}
+
+fn proper_name(name: &str) -> Result<(), &'static str> {
+    let proper = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let fits = (1..=100).contains(&name.len()) && name.chars().all(proper);
+    if fits { Ok(()) } else { Err("a name has 1 to 100 letters, digits, `-`, `_` or `.`") }
+}
+
+fn twice(
+    names: &mut HashMap<String, String>,
+    name: &str,
+    path: String,
+    kind: &str,
+    places: &Places,
+    problems: &mut Vec<Problem>,
+) {
+    if let Some(first) = names.get(name) {
+        let first = places.describe(first).unwrap_or_default();
+        let problem = places.problem(&path, format!("two {kind}s are called `{name}`"), "");
+        problems.push(problem.help(format!("the other one is at {first}; give one of them another name")));
+        return;
+    }
+    names.insert(name.to_owned(), path);
+}
+
+/// The path of an item of a list that may also be written as a single value.
+fn listed_path(path: &str, item: usize, places: &Places) -> String {
+    let inner = format!("{path}[{item}]");
+    if places.is_set(&inner) { inner } else { path.to_owned() }
+}

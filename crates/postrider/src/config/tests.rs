@@ -1,0 +1,186 @@
+use std::path::Path;
+
+use super::*;
+
+fn problems(text: &str) -> String {
+    match load_text("postrider.toml", text) {
+        Ok(loaded) => loaded.warnings.render(false),
+        Err(problems) => problems.render(false),
+    }
+}
+
+fn good(text: &str) -> Configuration {
+    load_text("postrider.toml", text).unwrap_or_else(|problems| panic!("{}", problems.render(false))).configuration
+}
+
+#[test]
+fn an_unknown_key_gets_a_caret_and_a_suggestion() {
+    assert_eq!(
+        problems("hostname = \"mx.test\"\nnetwroks = []\n"),
+        "  × there is no key `netwroks`
+   ╭─[postrider.toml:2:1]
+ 1 │ hostname = \"mx.test\"
+ 2 │ netwroks = []
+   · ────┬───
+   ·     ╰── unknown key
+   ╰────
+  help: did you mean `networks`?
+"
+    );
+}
+
+#[test]
+fn all_errors_come_at_once_in_the_order_of_the_file() {
+    let text = problems(
+        "hostname = \"mx.test\"\n[limits]\nmessage_size = \"50mb\"\nhops = \"many\"\n[log]\nformat = \"jsn\"\n[dns]\nattempts = 0\n",
+    );
+    let found: Vec<&str> = text.lines().filter_map(|line| line.trim().strip_prefix("× ")).collect();
+    assert_eq!(
+        found,
+        [
+            "`limits.message_size` takes a size",
+            "`limits.hops` takes a whole number",
+            "`log.format` takes \"auto\", \"human\" or \"json\"",
+            "`dns.attempts` is out of range",
+        ]
+    );
+    assert!(text.contains("such as \"50MiB\"") && text.contains("did you mean \"json\"?"), "{text}");
+}
+
+#[test]
+fn what_is_missing_is_told_with_an_example() {
+    let text = problems("");
+    assert!(text.contains("`hostname` is missing") && text.contains("hostname = \"mx.example.org\""), "{text}");
+    let text = problems("hostname = \"mx.test\"\n[[route]]\nto = \"mx\"\n");
+    assert!(text.contains("`route[0].domains` is missing") && text.contains("[postrider.toml:2:1]"), "{text}");
+}
+
+#[test]
+fn a_broken_file_is_told_as_that_only() {
+    let text = problems("hostnam = [\n");
+    assert!(text.contains("this is not TOML") && !text.contains("hostnam`"), "{text}");
+}
+
+#[test]
+fn contradictions_are_errors() {
+    for (text, wanted) in [
+        ("domains = [\"*\"]", "this would be an open relay"),
+        ("networks = [\"0.0.0.0/0\"]", "this would be an open relay"),
+        ("group = \"mail\"", "`group` means nothing without `user`"),
+        ("user = \"root\"", "the server does not run as root"),
+        ("[[listener]]\nname = \"a\"\naddress = \"[::1]:0\"", "a listener needs a port"),
+        (
+            "[[listener]]\nname = \"a\"\naddress = \"[::1]:25\"\nprotocol = \"lmtp\"",
+            "LMTP must not be spoken on port 25",
+        ),
+        (
+            "[[listener]]\nname = \"a\"\naddress = [\"[::1]:25\", \"[::1]:25\"]",
+            "two listeners cannot both have [::1]:25",
+        ),
+        ("[[route]]\ndomains = \"a.test\"\nto = [\"mx\", \"b.test\"]", "only SMTP hosts can stand in a list"),
+        ("[[route]]\ndomains = \"a.test\"\nto = \"listener:b\"", "there is no listener `b`"),
+        ("[[route]]\ndomains = \"a.test\"\nto = \"mx\"\nsource = \"b\"", "there is no source `b`"),
+        ("[[route]]\ndomains = []\nto = \"mx\"", "`route[0].domains` must not be empty"),
+        (
+            "[[route]]\ndomains = \"*\"\nto = \"mx\"\n[[route]]\ndomains = \"a.test\"\nto = \"b.test\"",
+            "this route is never used",
+        ),
+        ("[[source]]\nname = \"a\"\nipv4 = \"::1\"", "`ipv4` takes an IPv4 address"),
+        ("[retry]\nfirst = \"5h\"", "the first wait is longer than the longest"),
+        ("[retry]\nfirst = \"5m\"\nintervals = [\"5m\"]", "`first` means nothing beside `intervals`"),
+        ("[retry]\nexpire = \"1m\"", "mail would be given up before it is tried again"),
+        ("[retry]\nintervals = []", "`intervals` takes at least one wait"),
+        ("[delivery]\nrest_first = \"1h\"", "the first rest is longer than the longest"),
+        ("[delivery]\nconnect_time = \"0s\"", "`delivery.connect_time` must be longer than nothing"),
+        ("[limits]\nheader_size = \"60MiB\"", "a header cannot be larger than its message"),
+        ("[store]\nsegment = \"100kB\"", "a segment has 64 KiB to 4 GiB"),
+        ("[connections]\nin_flight = \"65MiB\"", "content in flight gets more memory than there is for content"),
+    ] {
+        let found = problems(&format!("hostname = \"mx.test\"\n{text}\n"));
+        assert!(found.contains(&format!("× {wanted}")), "{wanted} in {found}");
+    }
+}
+
+#[test]
+fn a_domain_of_ours_without_a_route_is_a_warning_with_its_cure() {
+    let text = problems(
+        "hostname = \"mx.test\"\ndomains = [\"a.test\", \"b.test\"]\n[[route]]\ndomains = \"b.test\"\nto = \"mx\"\n",
+    );
+    assert!(text.contains("⚠ no route leads mail for a.test anywhere") && text.contains("[[route]]"), "{text}");
+    assert!(!text.contains("b.test anywhere"), "{text}");
+}
+
+#[test]
+fn includes_are_joined() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    std::fs::create_dir(folder.path().join("conf.d")).unwrap();
+    write("main.toml", "include = [\"conf.d/*.toml\"]\nhostname = \"mx.test\"\n[limits]\nhops = 7\n");
+    write("conf.d/2.toml", "[[route]]\ndomains = \"two.test\"\nto = \"mx\"\n");
+    write("conf.d/1.toml", "[limits]\nerrors = 3\n[[route]]\ndomains = \"one.test\"\nto = \"mx\"\n");
+    write("conf.d/not-this", "nonsense");
+    let loaded = load(&folder.path().join("main.toml")).unwrap();
+    let configuration = &loaded.configuration;
+    let routes: Vec<String> = configuration.route.iter().map(Route::called).collect();
+    assert_eq!(
+        (configuration.limits.hops, configuration.limits.errors, routes),
+        (7, 3, vec!["one.test".into(), "two.test".into()])
+    );
+    assert!(loaded.places.describe("route[1].domains").unwrap().ends_with("2.toml:2"));
+
+    write("conf.d/3.toml", "[limits]\nhops = 8\n");
+    let text = load(&folder.path().join("main.toml")).unwrap_err().render(false);
+    assert!(text.contains("`limits.hops` is set twice") && text.contains("main.toml:4"), "{text}");
+    write("conf.d/3.toml", "include = [\"1.toml\"]\n");
+    let text = load(&folder.path().join("main.toml")).unwrap_err().render(false);
+    assert!(text.contains("is included twice"), "{text}");
+    write("conf.d/3.toml", "include = [\"none.toml\"]\n");
+    let text = load(&folder.path().join("main.toml")).unwrap_err().render(false);
+    assert!(text.contains("cannot read") && text.contains("included here"), "{text}");
+}
+
+#[test]
+fn a_minimal_configuration_has_the_defaults_of_the_house() {
+    let configuration = good("hostname = \"mx.test\"");
+    let addresses: Vec<String> = configuration.listeners()[0].address.0.iter().map(ToString::to_string).collect();
+    assert_eq!(addresses, ["0.0.0.0:25", "[::]:25"]);
+    assert_eq!(configuration.store.path, Path::new("/var/lib/postrider"));
+    assert_eq!(configuration.limits.to_session(), smtp::server::Limits::default());
+    assert_eq!(configuration.connections.to_limits(), reception::ConnectionLimits::default());
+    assert_eq!(configuration.delivery.to_settings(), ::delivery::Settings::default());
+    assert_eq!(configuration.dns.to_settings(), dns::Settings::default());
+}
+
+#[test]
+fn a_route_takes_from_the_general_retry_what_it_leaves_out() {
+    let configuration = good(
+        "hostname = \"mx.test\"\n[retry]\nintervals = [\"1m\", \"2m\"]\nexpire = \"3d\"\n\
+         [[route]]\ndomains = \"a.test\"\nto = \"mx\"\n[route.retry]\nexpire = \"1d\"\n\
+         [[route]]\ndomains = \"b.test\"\nto = \"mx\"\n[route.retry]\nfirst = \"10m\"\n",
+    );
+    let first = configuration.route[0].retry.over(&configuration.retry);
+    assert_eq!((first.intervals.map(|waits| waits.len()), first.expire.to_string().as_str()), (Some(2), "1d"));
+    let second = configuration.route[1].retry.over(&configuration.retry);
+    assert_eq!(
+        (second.intervals, second.first.to_string().as_str(), second.expire.to_string().as_str()),
+        (None, "10m", "3d")
+    );
+}
+
+#[test]
+fn the_reference_names_every_key_of_the_schema() {
+    fn keys(schema: &serde_json::Value, into: &mut Vec<String>) {
+        for (key, inner) in schema["properties"].as_object().into_iter().flatten() {
+            into.push(key.clone());
+            keys(inner, into);
+            keys(&inner["items"], into);
+        }
+    }
+    let (page, mut all) = (reference(), Vec::new());
+    keys(&schema(), &mut all);
+    assert!(all.len() > 80, "{}", all.len());
+    for key in all.iter().filter(|key| *key != "include") {
+        assert!(page.contains(&format!("`{key}`")) || page.contains(&format!("{key}]")), "{key}");
+    }
+    assert!(!page.contains("|  |"), "every key has a meaning");
+}

@@ -1,0 +1,139 @@
+//! What the running server answers.
+
+use std::sync::{Arc, RwLock};
+use std::time::Instant;
+
+use queue::{DestinationSummary, LaneSummary, Queue, Selection};
+use reception::Reception;
+use serde::{Deserialize, Serialize};
+use store::Store;
+
+use super::Request;
+use super::server::{Answer, Refusal};
+use crate::config::Loaded;
+use crate::server::Meters;
+
+/// Messages that are read together for a list.
+const PAGE: usize = 200;
+
+/// What answers are made from.
+pub struct Control {
+    /// The store.
+    pub store: Store,
+    /// The queue.
+    pub queue: Queue,
+    /// Where mail comes in.
+    pub reception: Reception,
+    /// The configuration in force.
+    pub loaded: Arc<RwLock<Arc<Loaded>>>,
+    /// All metrics.
+    pub meters: Arc<Meters>,
+    /// When the server started.
+    pub began: Instant,
+}
+
+/// How the server is.
+#[derive(Debug, Serialize)]
+struct Status {
+    version: &'static str,
+    hostname: String,
+    uptime_seconds: u64,
+    /// Where it listens.
+    listening: Vec<String>,
+    /// The files of the configuration in force.
+    configuration: Vec<String>,
+    /// Connections out.
+    connections: usize,
+    /// Deliveries in memory.
+    in_memory: usize,
+    /// Lanes that rest because their hosts cannot be reached.
+    resting_lanes: usize,
+    store: store::Status,
+}
+
+/// What is known of a destination.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Known {
+    /// Its counts; nothing if nothing waits for it.
+    pub counts: Option<DestinationSummary>,
+    /// The lanes that serve it.
+    pub lanes: Vec<LaneSummary>,
+}
+
+impl Control {
+    /// Answers one request.
+    pub async fn answer(&self, request: Request, answer: &mut Answer) -> Result<(), Refusal> {
+        match request {
+            Request::Status => answer.item(&self.status().await?).await,
+            Request::Metrics => answer.item(&self.meters.to_text().map_err(Refusal::new)?).await,
+            Request::Summary => answer.item(&self.queue.summary().await.map_err(Refusal::new)?).await,
+            Request::Destination { name } => answer.item(&self.destination(&name).await?).await,
+            Request::List { selection, limit } => self.list(&selection, limit, answer).await,
+            Request::Show { id } => {
+                let shown = self.queue.show(id).await.map_err(Refusal::new)?;
+                answer.item(&shown.ok_or_else(|| not_queued(id))?).await
+            }
+            Request::Content { id } => self.content(id, answer).await,
+            Request::Count { selection } => {
+                answer.item(&self.queue.count(&selection).await.map_err(Refusal::new)?).await
+            }
+            Request::Act { action, selection, author, reason } => {
+                let acted = self.queue.act(action, &selection, &author, &reason).await;
+                answer.item(&acted.map_err(Refusal::new)?).await
+            }
+        }
+    }
+
+    async fn status(&self) -> Result<Status, Refusal> {
+        let summary = self.queue.summary().await.map_err(Refusal::new)?;
+        let loaded = Arc::clone(&self.loaded.read().unwrap_or_else(std::sync::PoisonError::into_inner));
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION"),
+            hostname: loaded.configuration.hostname.to_string(),
+            uptime_seconds: self.began.elapsed().as_secs(),
+            listening: self.reception.local_addresses().iter().map(ToString::to_string).collect(),
+            configuration: loaded.places.sources().paths().map(|path| path.display().to_string()).collect(),
+            connections: summary.connections,
+            in_memory: summary.in_memory,
+            resting_lanes: summary.lanes.iter().filter(|lane| lane.resting_until.is_some()).count(),
+            store: self.store.status(),
+        })
+    }
+
+    async fn destination(&self, name: &mail::Destination) -> Result<Known, Refusal> {
+        let summary = self.queue.summary().await.map_err(Refusal::new)?;
+        let counts = summary.destinations.into_iter().find(|one| one.destination == *name);
+        let site = counts.as_ref().and_then(|counts| counts.site.clone());
+        let lanes = summary.lanes.into_iter().filter(|lane| Some(&lane.site) == site.as_ref()).collect();
+        Ok(Known { counts, lanes })
+    }
+
+    async fn list(&self, selection: &Selection, limit: usize, answer: &mut Answer) -> Result<(), Refusal> {
+        let (mut left, mut after) = (limit, None);
+        while left > 0 {
+            let page = self.queue.list(selection, after, left.min(PAGE)).await.map_err(Refusal::new)?;
+            for message in page.messages.iter().take(left) {
+                answer.item(message).await?;
+            }
+            left = left.saturating_sub(page.messages.len());
+            match page.next {
+                Some(next) => after = Some(next),
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    async fn content(&self, id: mail::MessageId, answer: &mut Answer) -> Result<(), Refusal> {
+        let content = self.store.content(id).await.map_err(Refusal::new)?;
+        let mut content = content.ok_or_else(|| not_queued(id))?;
+        while let Some(piece) = content.next().await {
+            answer.bytes(&piece.map_err(Refusal::new)?).await?;
+        }
+        Ok(())
+    }
+}
+
+fn not_queued(id: mail::MessageId) -> Refusal {
+    Refusal::new(format!("message {id} is not in the queue"))
+}

@@ -1,0 +1,81 @@
+//! The control socket: how the command line talks to the running server.
+//!
+//! A Unix socket in the folder of the store, for its owner (and root) only. A request is one line of JSON; the answer is
+//! lines of JSON, each `{"item": …}`, and a last one that is `"end"` or `{"error": "…"}`. Long lists are sent as they are
+//! read, so that neither side holds them. Content comes as `{"bytes": N}` lines with N octets behind each.
+
+mod answer;
+mod client;
+mod server;
+
+use mail::{Destination, MessageId};
+use queue::{Action, Selection};
+use serde::{Deserialize, Serialize};
+
+pub use answer::{Control, Known};
+pub use client::{Client, ClientError};
+pub use server::Server;
+
+/// What can be asked for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// How the server is: one item.
+    Status,
+    /// The metrics: one item, a string.
+    Metrics,
+    /// Counts per destination, and the lanes: one item.
+    Summary,
+    /// What is known of one destination: one item.
+    Destination {
+        /// Its name.
+        name: Destination,
+    },
+    /// Messages, oldest first: one item each.
+    List {
+        /// Which.
+        selection: Selection,
+        /// At most this many.
+        limit: usize,
+    },
+    /// One message: one item.
+    Show {
+        /// Its id.
+        id: MessageId,
+    },
+    /// The content of a message, as octets.
+    Content {
+        /// Its id.
+        id: MessageId,
+    },
+    /// How much an action would be about: one item.
+    Count {
+        /// To which messages.
+        selection: Selection,
+    },
+    /// Does something: one item that says how much was done.
+    Act {
+        /// What.
+        action: Action,
+        /// To which messages.
+        selection: Selection,
+        /// Who.
+        author: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// One line of an answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Line {
+    /// A part of the answer.
+    Item(serde_json::Value),
+    /// So many octets follow behind the line.
+    Bytes(u64),
+    /// That was all.
+    End,
+    /// It did not work, in words for people.
+    Error(String),
+}

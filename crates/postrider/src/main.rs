@@ -1,0 +1,130 @@
+//! A mail transfer agent that loses nothing.
+//!
+//! The binary reads the configuration, puts the rooms together, and talks to people: command line, logs, control
+//! socket, systemd. How mail is received, kept, scheduled and delivered stands in the rooms below.
+
+#![forbid(unsafe_code)]
+
+mod cli;
+mod config;
+mod control;
+mod explain;
+mod logs;
+mod output;
+mod queue_command;
+mod sandbox;
+mod server;
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use cli::{Cli, Command, Reach};
+use config::Problems;
+use server::ServeError;
+
+/// `EX_CONFIG` of sysexits: the service manager need not try again before somebody has changed something.
+const EXIT_CONFIGURATION: u8 = 78;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(&cli) {
+        Ok(code) => code,
+        Err(failure) => failure.tell(),
+    }
+}
+
+fn run(cli: &Cli) -> Result<ExitCode, Failure> {
+    match &cli.command {
+        Command::Serve => server::serve(&cli.config)?,
+        Command::Sandbox(options) => sandbox::sandbox(options)?,
+        Command::Check { json } => return check(&cli.config, *json),
+        Command::Schema => output::json(&config::schema())?,
+        Command::Reference => output::print(config::reference())?,
+        Command::Explain { recipient, json } => explain::run(&cli.config, recipient, *json)?,
+        Command::Queue { reach, command } => queue_command::run(&socket(cli, reach)?, command)?,
+        Command::Status { reach, json } => queue_command::status(&socket(cli, reach)?, *json)?,
+        Command::Metrics { reach } => queue_command::metrics(&socket(cli, reach)?)?,
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut Cli::command(), "postrider", &mut script);
+            output::print(script)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check(path: &Path, json: bool) -> Result<ExitCode, Failure> {
+    let result = config::load(path);
+    let (problems, usable) = match &result {
+        Ok(loaded) => (&loaded.warnings, true),
+        Err(problems) => (problems, false),
+    };
+    if json {
+        output::json(&serde_json::json!({ "usable": usable, "problems": problems.to_json() }))?;
+    } else {
+        eprint!("{}", problems.render(std::io::stderr().is_terminal()));
+        match (&result, problems.len()) {
+            (Ok(loaded), 0) => output::line(format!("{}: good", files(loaded)))?,
+            (Ok(loaded), 1) => output::line(format!("{}: can be used, with 1 warning", files(loaded)))?,
+            (Ok(loaded), more) => output::line(format!("{}: can be used, with {more} warnings", files(loaded)))?,
+            (Err(_), _) => output::line(format!("{}: cannot be used", path.display()))?,
+        }
+    }
+    Ok(if usable { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn files(loaded: &config::Loaded) -> String {
+    loaded.places.sources().paths().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// Where the running server listens for commands.
+fn socket(cli: &Cli, reach: &Reach) -> Result<PathBuf, Failure> {
+    match &reach.socket {
+        Some(socket) => Ok(socket.clone()),
+        None => Ok(config::load(&cli.config)?.configuration.store.path.join(server::CONTROL_SOCKET)),
+    }
+}
+
+/// Why a command did not do what it should.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("the configuration cannot be used")]
+    Configuration(#[from] Problems),
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    #[error(transparent)]
+    Sandbox(#[from] sandbox::SandboxError),
+    #[error(transparent)]
+    Control(#[from] control::ClientError),
+    #[error(transparent)]
+    Explain(#[from] explain::ExplainError),
+    #[error("{0}")]
+    Output(#[from] std::io::Error),
+}
+
+impl Failure {
+    /// Tells it to the person at the terminal, with the cure.
+    fn tell(&self) -> ExitCode {
+        let (problems, cure) = match self {
+            Failure::Configuration(problems) | Failure::Serve(ServeError::Configuration(problems)) => {
+                (Some(problems), None)
+            }
+            Failure::Explain(explain::ExplainError::Configuration(problems)) => (Some(problems), None),
+            Failure::Serve(error) => (None, error.cure()),
+            Failure::Sandbox(error) => (None, error.cure()),
+            Failure::Control(error) => (None, error.cure()),
+            Failure::Explain(_) | Failure::Output(_) => (None, None),
+        };
+        if let Some(problems) = problems {
+            eprint!("{}", problems.render(std::io::stderr().is_terminal()));
+        }
+        eprintln!("postrider: {}", output::harmless(&self.to_string()));
+        if let Some(cure) = cure {
+            eprintln!("  help: {cure}");
+        }
+        if problems.is_some() { ExitCode::from(EXIT_CONFIGURATION) } else { ExitCode::FAILURE }
+    }
+}

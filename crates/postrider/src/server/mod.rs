@@ -1,0 +1,237 @@
+//! The server: rooms put together, started, told to reload and stopped.
+//!
+//! ```text
+//! read configuration ─► open sockets ─► become the user ─► (threads begin) ─► open the store ─► queue ─► take mail
+//!        problems: nothing has happened yet                       problems: nothing was accepted yet
+//! ```
+//!
+//! The end goes the other way round: no new connections, open transactions finish within the limit, deliveries under
+//! way finish within the limit, and the store is closed. Whatever the limit cuts off is still queued.
+
+mod intake;
+mod metrics;
+mod privileges;
+mod reload;
+mod rooms;
+mod settings;
+mod signals;
+mod supervision;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use mail::{MessageIds, Randomness, SystemClock};
+use reception::Reception;
+use tracing::{error, info, warn};
+
+use crate::config::{self, Loaded, Problems};
+use crate::control;
+use crate::logs::Logging;
+use intake::LateIntake;
+use privileges::Identity;
+use rooms::Rooms;
+use signals::{Signal, Signals};
+use supervision::Handed;
+
+pub use metrics::Meters;
+pub use privileges::keep_private;
+pub use rooms::CONTROL_SOCKET;
+pub use settings::queue as queue_settings;
+
+/// Why the server cannot start, or ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The configuration cannot be used.
+    #[error("the configuration cannot be used")]
+    Configuration(Problems),
+    /// See the inner error.
+    #[error(transparent)]
+    Settings(#[from] settings::SettingsError),
+    /// See the inner error.
+    #[error(transparent)]
+    Queue(#[from] queue::SettingsError),
+    /// See the inner error.
+    #[error(transparent)]
+    Privileges(#[from] privileges::PrivilegesError),
+    /// See the inner error.
+    #[error(transparent)]
+    Reception(#[from] reception::ReceptionError),
+    /// See the inner error.
+    #[error("cannot open the store: {0}")]
+    Store(#[from] store::OpenError),
+    /// See the inner error.
+    #[error("cannot look up names: {0}")]
+    Dns(#[from] dns::SetupError),
+    /// The system refused something.
+    #[error("cannot {action}: {error}")]
+    System {
+        /// What was tried.
+        action: String,
+        /// Why it failed.
+        error: std::io::Error,
+    },
+    /// A part of the server ended although nobody told it to.
+    #[error("{0} ended unexpectedly; the log tells why")]
+    Broken(&'static str),
+}
+
+impl ServeError {
+    fn system(action: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+        move |error| Self::System { action: action.into(), error }
+    }
+
+    /// What to do about it, where that is not said already.
+    pub fn cure(&self) -> Option<String> {
+        match self {
+            Self::Privileges(privileges::PrivilegesError::Root) => Some(
+                "set `user = \"postrider\"` in the configuration, or start it as an ordinary user with the right to \
+                 bind the port (systemd: AmbientCapabilities=CAP_NET_BIND_SERVICE)"
+                    .to_owned(),
+            ),
+            Self::Reception(reception::ReceptionError::Bind { address, error, .. }) => match error.kind() {
+                std::io::ErrorKind::PermissionDenied => Some(format!(
+                    "ports below 1024 need root (with `user` set) or CAP_NET_BIND_SERVICE; {} has neither",
+                    address.port()
+                )),
+                std::io::ErrorKind::AddrInUse => {
+                    Some(format!("another server listens there; `ss -ltnp 'sport = :{}'` tells which", address.port()))
+                }
+                _ => None,
+            },
+            Self::Store(store::OpenError::InUse(_)) => Some("is another postrider running?".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+/// What the process is before it has threads: everything that root must do is done.
+pub struct Prepared {
+    loaded: Loaded,
+    source: Option<PathBuf>,
+    handed: Handed,
+    reception: Reception,
+    intake: Arc<LateIntake>,
+    meters: Meters,
+}
+
+/// Whether root may run it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Root {
+    /// What the world can reach does not run as root.
+    Refused,
+    /// Nobody but this machine can reach it.
+    Allowed,
+}
+
+/// Runs the server of a configuration file until it is told to stop.
+pub fn serve(path: &Path) -> Result<(), ServeError> {
+    keep_private();
+    let loaded = config::load(path).map_err(ServeError::Configuration)?;
+    let prepared = Prepared::new(loaded, Some(path.to_owned()), Root::Refused)?;
+    prepared.run(|_| {})
+}
+
+impl Prepared {
+    /// Opens the sockets and becomes the user. No thread may run yet.
+    pub fn new(loaded: Loaded, source: Option<PathBuf>, root: Root) -> Result<Self, ServeError> {
+        let configuration = &loaded.configuration;
+        let identity = match root {
+            Root::Refused => Identity::find(configuration.user.as_deref(), configuration.group.as_deref())?,
+            Root::Allowed => None,
+        };
+        let handed = Handed::take().map_err(ServeError::system("take the sockets of systemd"))?;
+        let mut meters = Meters::new();
+        let intake = Arc::new(LateIntake::default());
+        let reception = Reception::new(reception::Parts {
+            intake: Arc::clone(&intake) as Arc<dyn reception::Intake>,
+            clock: Arc::new(SystemClock),
+            ids: Arc::new(MessageIds::new(Randomness::from_system())),
+            metrics: reception::Metrics::register(meters.registry()),
+        });
+        reception.bind(settings::reception(configuration, &handed))?;
+        if let Some(identity) = identity {
+            let folder = &configuration.store.path;
+            identity.own(folder).map_err(ServeError::system(format!("give {} to the user", folder.display())))?;
+            identity.assume()?;
+        }
+        Ok(Self { loaded, source, handed, reception, intake, meters })
+    }
+
+    /// Starts the threads and serves until the end. `started` is called once, when mail is taken.
+    pub fn run(self, started: impl FnOnce(&Reception)) -> Result<(), ServeError> {
+        let logging = Logging::start(&self.loaded.configuration.log);
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("postrider").build();
+        let runtime = runtime.map_err(ServeError::system("start threads"))?;
+        let result = runtime.block_on(self.live(&logging, started));
+        if let Err(error) = &result {
+            error!(%error, "ending");
+        }
+        // What hangs now hangs for good; everything that matters is on disk.
+        runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+        result
+    }
+
+    async fn live(self, logging: &Logging, started: impl FnOnce(&Reception)) -> Result<(), ServeError> {
+        let began = Instant::now();
+        let mut signals = Signals::listen().map_err(ServeError::system("listen for signals"))?;
+        self.warn();
+        let rooms = Rooms::open(self).await?;
+        let control = control::Server::bind(&rooms.control_path(), rooms.to_control(began));
+        let control = control.map_err(ServeError::system("open the control socket"))?;
+        let mut tasks = rooms.start();
+        tasks.watch("the control socket", control.run());
+        if let Some(period) = supervision::watchdog_period() {
+            tasks.watch("the watchdog", alive(period));
+        }
+        let status = rooms.ready_status();
+        supervision::ready(&status);
+        info!(version = env!("CARGO_PKG_VERSION"), start_ms = millis(began), "ready");
+        started(&rooms.reception);
+        let outcome = loop {
+            tokio::select! {
+                signal = signals.next() => match signal {
+                    Signal::Reload => {
+                        supervision::reloading();
+                        rooms.reload(logging);
+                        supervision::ready(&status);
+                    }
+                    Signal::Stop(name) => {
+                        info!(signal = name, "stopping");
+                        break Ok(());
+                    }
+                },
+                name = tasks.ended() => break Err(ServeError::Broken(name)),
+            }
+        };
+        supervision::stopping();
+        tokio::select! {
+            () = rooms.drain() => info!("stopped"),
+            () = signals.stop() => warn!("told to stop again: not waiting any longer; the store will be read anew at the next start"),
+        }
+        outcome
+    }
+
+    fn warn(&self) {
+        if !self.loaded.warnings.is_empty() {
+            warn!(warnings = %self.loaded.warnings, "the configuration has doubtful points; postrider check tells them");
+        }
+        let wanted = self.loaded.configuration.listeners();
+        for address in self.handed.addresses() {
+            if !wanted.iter().any(|listener| listener.address.0.iter().any(|bound| bound.0 == address)) {
+                warn!(%address, "systemd hands over a socket that no listener has; nothing is served there");
+            }
+        }
+    }
+}
+
+async fn alive(period: std::time::Duration) {
+    loop {
+        supervision::alive();
+        tokio::time::sleep(period).await;
+    }
+}
+
+fn millis(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,68 @@
+//! SIGHUP: all of the new configuration takes effect, or none of it.
+
+use std::sync::{Arc, PoisonError};
+
+use mail::Host;
+use tracing::{error, info, warn};
+
+use super::rooms::Rooms;
+use super::{ServeError, settings};
+use crate::config::{self, Configuration, Loaded};
+use crate::logs::Logging;
+
+impl Rooms {
+    /// Reads the configuration anew and puts it in force; the log tells how that went.
+    pub fn reload(&self, logging: &Logging) {
+        let Some(path) = &self.source else {
+            return info!("there is no configuration file to read anew");
+        };
+        let result = config::load(path).map_err(ServeError::Configuration).and_then(|loaded| self.put_in_force(loaded));
+        match result {
+            Ok(new) => {
+                logging.set_level(new.configuration.log.level);
+                if !new.warnings.is_empty() {
+                    warn!(warnings = %new.warnings, "the configuration has doubtful points");
+                }
+                info!("configuration reloaded");
+            }
+            Err(ServeError::Configuration(problems)) => {
+                error!(%problems, "configuration not reloaded; the old one stays in force");
+            }
+            Err(error) => error!(%error, "configuration not reloaded; the old one stays in force"),
+        }
+    }
+
+    fn put_in_force(&self, new: Loaded) -> Result<Arc<Loaded>, ServeError> {
+        let configuration = &new.configuration;
+        let queue = settings::queue(configuration)?;
+        // It says whether the table of routes can be built at all.
+        queue.explain(&Host::Domain(configuration.hostname.0.clone()))?;
+        // Of all steps only this one can fail from here on, and then it changes nothing.
+        self.reception.reconfigure(settings::reception(configuration, &self.handed))?;
+        self.queue.reconfigure(queue)?;
+        self.deliverer.reconfigure(settings::delivery(configuration));
+        let old = self.loaded();
+        for key in needs_restart(&old.configuration, configuration) {
+            warn!(key, "this key takes effect only at the next start");
+        }
+        let new = Arc::new(new);
+        *self.loaded.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&new);
+        Ok(new)
+    }
+}
+
+/// The keys whose change a reload cannot put in force.
+fn needs_restart(old: &Configuration, new: &Configuration) -> Vec<&'static str> {
+    let mut keys = Vec::new();
+    let mut compare = |key: &'static str, same: bool| {
+        if !same {
+            keys.push(key);
+        }
+    };
+    compare("user", old.user == new.user);
+    compare("group", old.group == new.group);
+    compare("store", old.store == new.store);
+    compare("dns", old.dns == new.dns);
+    compare("log.format", old.log.format == new.log.format);
+    keys
+}

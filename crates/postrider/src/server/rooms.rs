@@ -1,0 +1,203 @@
+//! The rooms of a running server, wired.
+
+use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use delivery::{Deliverer, Work};
+use futures_util::FutureExt;
+use mail::{Assignment, AttemptReport, Clock, Fault, Randomness, SystemClock, Target};
+use queue::{Grant, Queue};
+use reception::{QueueIntake, Reception};
+use store::{RealFiles, Store};
+use tokio::task::JoinSet;
+use tracing::{error, info};
+
+use super::supervision::Handed;
+use super::{Prepared, ServeError, settings};
+use crate::config::Loaded;
+use crate::control::Control;
+use crate::logs::Story;
+
+/// The name of the control socket in the folder of the store.
+pub const CONTROL_SOCKET: &str = "control";
+
+/// All of them.
+pub struct Rooms {
+    pub(super) store: Store,
+    pub(super) queue: Queue,
+    pub(super) deliverer: Deliverer,
+    pub(super) reception: Reception,
+    pub(super) handed: Handed,
+    pub(super) source: Option<PathBuf>,
+    pub(super) loaded: Arc<RwLock<Arc<Loaded>>>,
+    meters: Arc<super::metrics::Meters>,
+}
+
+impl Rooms {
+    /// Opens the store and puts everything else on top of it.
+    pub async fn open(prepared: Prepared) -> Result<Self, ServeError> {
+        let Prepared { loaded, source, handed, reception, intake, mut meters } = prepared;
+        let configuration = &loaded.configuration;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let randomness = Randomness::from_system();
+        let store_metrics = store::Metrics::register(meters.registry());
+        let store = open_store(configuration, &clock, &randomness, store_metrics).await?;
+        let dns_metrics = dns::Metrics::register(meters.registry());
+        let resolver = dns::Resolver::new(configuration.dns.to_settings(), Arc::clone(&clock), dns_metrics)?;
+        let resolver: Arc<dyn dns::Resolve> = Arc::new(resolver);
+        let queue = Queue::new(queue::Parts {
+            store: store.clone(),
+            resolver: Arc::clone(&resolver),
+            settings: settings::queue(configuration)?,
+            clock: Arc::clone(&clock),
+            randomness: randomness.clone(),
+            observer: Arc::new(Story),
+            metrics: queue::Metrics::register(meters.registry()),
+        })?;
+        let deliverer = Deliverer::new(delivery::Parts {
+            store: store.clone(),
+            resolver,
+            dial: Arc::new(delivery::TcpDial),
+            settings: settings::delivery(configuration),
+            clock,
+            randomness,
+            metrics: delivery::Metrics::register(meters.registry()),
+        });
+        intake.open(QueueIntake::new(store.clone(), queue.clone()));
+        let loaded = Arc::new(RwLock::new(Arc::new(loaded)));
+        Ok(Self { store, queue, deliverer, reception, handed, source, loaded, meters: Arc::new(meters) })
+    }
+
+    /// The configuration in force.
+    pub fn loaded(&self) -> Arc<Loaded> {
+        Arc::clone(&self.loaded.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Where the control socket lies.
+    pub fn control_path(&self) -> PathBuf {
+        self.loaded().configuration.store.path.join(CONTROL_SOCKET)
+    }
+
+    /// What the control socket answers from.
+    pub fn to_control(&self, began: Instant) -> Control {
+        Control {
+            store: self.store.clone(),
+            queue: self.queue.clone(),
+            reception: self.reception.clone(),
+            loaded: Arc::clone(&self.loaded),
+            meters: Arc::clone(&self.meters),
+            began,
+        }
+    }
+
+    /// Sets everything in motion.
+    pub fn start(&self) -> Tasks {
+        let mut tasks = Tasks::default();
+        let queue = self.queue.clone();
+        tasks.watch("the queue", async move { queue.run().await });
+        tasks.watch("delivery", deliver(self.queue.clone(), self.deliverer.clone()));
+        let reception = self.reception.clone();
+        tasks.watch("reception", async move { reception.serve().await });
+        tasks
+    }
+
+    /// For systemd: where it listens.
+    pub fn ready_status(&self) -> String {
+        let addresses: Vec<String> = self.reception.local_addresses().iter().map(ToString::to_string).collect();
+        format!("listening on {}", addresses.join(", "))
+    }
+
+    /// Ends in order, within the limit of the configuration.
+    pub async fn drain(self) {
+        let limit = self.loaded().configuration.drain.0;
+        let (drained, ()) = tokio::join!(self.reception.drain(limit), self.quiet(limit));
+        info!(sessions = drained.open, cut = drained.cut, "no more sessions");
+        self.store.close().await;
+    }
+
+    /// No more deliveries; waits for those under way.
+    async fn quiet(&self, limit: Duration) {
+        if tokio::time::timeout(limit, self.queue.stop()).await.is_err() {
+            info!("drain limit reached; deliveries under way are cut off and will be tried again");
+        }
+    }
+}
+
+async fn open_store(
+    configuration: &crate::config::Configuration,
+    clock: &Arc<dyn Clock>,
+    randomness: &Randomness,
+    metrics: store::Metrics,
+) -> Result<Store, ServeError> {
+    let options = settings::store(configuration);
+    let (path, clock, randomness) = (configuration.store.path.clone(), Arc::clone(clock), randomness.clone());
+    let opening = tokio::task::spawn_blocking(move || {
+        let files = RealFiles::open(path)?;
+        Store::open(options, files, clock, randomness, metrics)
+    });
+    match opening.await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(ServeError::Broken("the opening of the store")),
+    }
+}
+
+/// Gives every granted connection a task of its own, until the queue stops.
+async fn deliver(queue: Queue, deliverer: Deliverer) {
+    while let Some(grant) = queue.grant().await {
+        let deliverer = deliverer.clone();
+        tokio::spawn(async move {
+            let run = AssertUnwindSafe(deliverer.run(Granted(grant))).catch_unwind();
+            if run.await.is_err() {
+                error!("a delivery panicked; its messages will be tried again");
+            }
+        });
+    }
+}
+
+/// A grant of the queue as delivery wants its work.
+struct Granted(Grant);
+
+impl Work for Granted {
+    fn target(&self) -> &Target {
+        self.0.target()
+    }
+
+    fn next(&mut self) -> impl Future<Output = Option<Assignment>> + Send {
+        self.0.next()
+    }
+
+    fn report(&mut self, report: AttemptReport) -> impl Future<Output = ()> + Send {
+        self.0.report(report)
+    }
+
+    fn unreachable(&mut self, fault: Fault) {
+        self.0.unreachable(fault);
+    }
+}
+
+/// The tasks that last as long as the server.
+#[derive(Default)]
+pub struct Tasks(JoinSet<&'static str>);
+
+impl Tasks {
+    /// Starts one.
+    pub fn watch(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.spawn(async move {
+            if AssertUnwindSafe(task).catch_unwind().await.is_err() {
+                error!(part = name, "a part of the server panicked");
+            }
+            name
+        });
+    }
+
+    /// Waits until one of them ends; none should.
+    pub async fn ended(&mut self) -> &'static str {
+        match self.0.join_next().await {
+            Some(Ok(name)) => name,
+            // They catch their panics, and nobody aborts them.
+            Some(Err(_)) | None => std::future::pending().await,
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! What a server is started with.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tempfile::TempDir;
+
+use super::{Sink, own_socket};
+
+/// A folder, an address and a configuration; clones share the folder, so that a restart finds the queue.
+#[derive(Clone)]
+pub struct Setup {
+    folder: Arc<TempDir>,
+    /// Where the server takes mail.
+    pub address: SocketAddr,
+    top: String,
+    tables: String,
+    networks: String,
+    listener: String,
+    user: &'static str,
+    config: &'static str,
+}
+
+impl Setup {
+    /// No routes yet.
+    pub fn new() -> Self {
+        Self {
+            folder: Arc::new(tempfile::tempdir().expect("a temporary folder")),
+            address: own_socket(),
+            top: String::new(),
+            tables: String::new(),
+            networks: "127.0.0.0/8".to_owned(),
+            listener: String::new(),
+            user: if is_root() { "nobody" } else { "" },
+            config: "postrider.toml",
+        }
+    }
+
+    /// All mail goes to the sink.
+    pub fn to(sink: &Sink) -> Self {
+        Self::new().route("*", &sink.address().to_string())
+    }
+
+    /// Adds a route.
+    pub fn route(self, domains: &str, to: &str) -> Self {
+        self.table(&format!("[[route]]\ndomains = \"{domains}\"\nto = \"{to}\""))
+    }
+
+    /// Adds keys to the top level: `drain = "1s"`.
+    pub fn top(mut self, keys: &str) -> Self {
+        writeln!(self.top, "{keys}").expect("a string takes everything");
+        self
+    }
+
+    /// Adds tables: `[retry]\nfirst = "1s"`.
+    pub fn table(mut self, table: &str) -> Self {
+        writeln!(self.tables, "{table}").expect("a string takes everything");
+        self
+    }
+
+    /// The same folder and address with another configuration.
+    pub fn instead(&self) -> Self {
+        Self { top: String::new(), tables: String::new(), ..self.clone() }
+    }
+
+    /// The same folder and configuration at another address, with a file of its own.
+    pub fn elsewhere(&self) -> Self {
+        Self { address: own_socket(), config: "elsewhere.toml", ..self.clone() }
+    }
+
+    /// Other networks may relay than loopback.
+    pub fn networks(mut self, network: &str) -> Self {
+        self.networks = network.to_owned();
+        self
+    }
+
+    /// The listener speaks LMTP.
+    pub fn lmtp(self) -> Self {
+        self.listener("protocol = \"lmtp\"")
+    }
+
+    /// Adds keys to the listener: `endings = "repair"`.
+    pub fn listener(mut self, keys: &str) -> Self {
+        writeln!(self.listener, "{keys}").expect("a string takes everything");
+        self
+    }
+
+    /// No user to become, even if the test runs as root.
+    pub fn as_root(mut self) -> Self {
+        self.user = "";
+        self
+    }
+
+    /// The folder of everything.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.folder().join(self.config)
+    }
+
+    /// The control socket.
+    pub fn socket(&self) -> PathBuf {
+        self.folder().join("queue/control")
+    }
+
+    /// Writes the configuration file.
+    pub fn write(&self) {
+        std::fs::write(self.config(), self.text()).expect("the configuration is written");
+    }
+
+    fn text(&self) -> String {
+        let user = if self.user.is_empty() { String::new() } else { format!("user = \"{}\"\n", self.user) };
+        let Self { top, tables, address, networks, listener, .. } = self;
+        let path = self.folder().join("queue");
+        format!(
+            "hostname = \"mx.test\"\nnetworks = [\"{networks}\"]\n{user}{top}\n\
+             [[listener]]\nname = \"test\"\naddress = \"{address}\"\n{listener}\
+             [store]\npath = \"{}\"\nsegment = \"1MiB\"\nfree_space = \"0B\"\nfree_inodes = 0\n\
+             [log]\nlevel = \"debug\"\nformat = \"json\"\n{tables}",
+            path.display()
+        )
+    }
+}
+
+/// The server does not run as root; tests may.
+pub fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)
+}

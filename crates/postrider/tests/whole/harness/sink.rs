@@ -1,0 +1,193 @@
+//! A server that takes mail: what arrives is there to be looked at, and what it answers is up to the test.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::{PATIENCE, own_address};
+
+/// A running sink. It listens until the process ends.
+pub struct Sink {
+    address: SocketAddr,
+    mails: Mutex<Receiver<Mail>>,
+    script: Arc<Mutex<Script>>,
+}
+
+/// One message as it arrived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mail {
+    /// What stood in MAIL FROM, brackets off.
+    pub from: String,
+    /// What stood in the accepted RCPT TO, brackets off.
+    pub to: Vec<String>,
+    /// The content, dots unstuffed.
+    pub content: String,
+}
+
+/// What the sink answers instead of yes.
+#[derive(Clone, Debug, Default)]
+pub struct Script {
+    /// Instead of the greeting.
+    pub greeting: Option<String>,
+    /// To RCPT with an address that contains this text.
+    pub recipient: Vec<(String, String)>,
+    /// To the end of the content.
+    pub end: Option<String>,
+    /// Takes the content and then says nothing until this is taken back.
+    pub silent_at_end: bool,
+}
+
+impl Sink {
+    /// Takes everything.
+    pub fn start() -> Self {
+        Self::scripted(Script::default())
+    }
+
+    /// Answers by the script.
+    pub fn scripted(script: Script) -> Self {
+        let listener = TcpListener::bind((own_address(), 0)).expect("a free port");
+        let address = listener.local_addr().expect("a bound socket");
+        let (sender, mails) = channel();
+        let script = Arc::new(Mutex::new(script));
+        let shared = Arc::clone(&script);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (sender, script) = (sender.clone(), Arc::clone(&shared));
+                std::thread::spawn(move || {
+                    // A peer that goes away in the middle is part of the tests.
+                    let _ = Session { reader: BufReader::new(stream), sender, script }.run();
+                });
+            }
+        });
+        Self { address, mails: Mutex::new(mails), script }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Changes what it answers from now on.
+    pub fn answer(&self, script: Script) {
+        *self.script.lock().expect("no test panics with it") = script;
+    }
+
+    /// The next message; waits for it.
+    pub fn next(&self) -> Mail {
+        self.mails.lock().expect("no test panics with it").recv_timeout(PATIENCE).expect("a message arrives in time")
+    }
+
+    /// The next message, if it arrives within this time.
+    pub fn next_within(&self, time: Duration) -> Option<Mail> {
+        self.mails.lock().expect("no test panics with it").recv_timeout(time).ok()
+    }
+
+    /// Whether nothing more has arrived.
+    pub fn is_empty(&self) -> bool {
+        self.mails.lock().expect("no test panics with it").try_recv().is_err()
+    }
+}
+
+struct Session {
+    reader: BufReader<TcpStream>,
+    sender: Sender<Mail>,
+    script: Arc<Mutex<Script>>,
+}
+
+impl Session {
+    fn run(mut self) -> std::io::Result<()> {
+        let greeting = self.script().greeting.unwrap_or_else(|| "220 sink.test".to_owned());
+        self.say(&greeting)?;
+        if !greeting.starts_with("220") {
+            return Ok(());
+        }
+        let (mut from, mut to) = (String::new(), Vec::new());
+        while let Some(line) = self.line()? {
+            let verb = line.get(..4).unwrap_or(&line).to_ascii_uppercase();
+            match verb.as_str() {
+                "EHLO" | "LHLO" => {
+                    self.say("250-sink.test\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 ENHANCEDSTATUSCODES")?
+                }
+                "MAIL" => {
+                    (from, to) = (in_brackets(&line), Vec::new());
+                    self.say("250 2.1.0 ok")?;
+                }
+                "RCPT" => {
+                    let script = self.script();
+                    match script.recipient.iter().find(|(text, _)| line.contains(text)) {
+                        Some((_, reply)) => self.say(reply)?,
+                        None => {
+                            to.push(in_brackets(&line));
+                            self.say("250 2.1.5 ok")?;
+                        }
+                    }
+                }
+                "DATA" if to.is_empty() => self.say("554 5.5.1 no recipients")?,
+                "DATA" => {
+                    self.say("354 go on")?;
+                    let Some(content) = self.content()? else { return Ok(()) };
+                    let mail = Mail { from: from.clone(), to: std::mem::take(&mut to), content };
+                    self.end(mail)?;
+                }
+                "QUIT" => return self.say("221 2.0.0 bye"),
+                "RSET" | "NOOP" => self.say("250 2.0.0 ok")?,
+                _ => self.say("500 5.5.2 what")?,
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&mut self, mail: Mail) -> std::io::Result<()> {
+        while self.script().silent_at_end {
+            // The peer may hang up, which ends the wait.
+            self.reader.get_ref().set_read_timeout(Some(Duration::from_millis(20)))?;
+            if matches!(self.reader.fill_buf(), Ok([])) {
+                return Ok(());
+            }
+        }
+        self.reader.get_ref().set_read_timeout(None)?;
+        match self.script().end {
+            Some(reply) => self.say(&reply),
+            None => {
+                // Whoever waits for the mail may act on it before the reply is out; that is part of the game.
+                let _ = self.sender.send(mail);
+                self.say("250 2.0.0 taken")
+            }
+        }
+    }
+
+    fn script(&self) -> Script {
+        self.script.lock().expect("no test panics with it").clone()
+    }
+
+    fn say(&mut self, reply: &str) -> std::io::Result<()> {
+        self.reader.get_mut().write_all(format!("{reply}\r\n").as_bytes())
+    }
+
+    fn line(&mut self) -> std::io::Result<Option<String>> {
+        let mut line = Vec::new();
+        if self.reader.read_until(b'\n', &mut line)? == 0 {
+            return Ok(None);
+        }
+        Ok(Some(String::from_utf8_lossy(&line).trim_end_matches("\r\n").to_owned()))
+    }
+
+    fn content(&mut self) -> std::io::Result<Option<String>> {
+        let mut content = String::new();
+        while let Some(line) = self.line()? {
+            if line == "." {
+                return Ok(Some(content));
+            }
+            content.push_str(line.strip_prefix('.').unwrap_or(&line));
+            content.push_str("\r\n");
+        }
+        Ok(None)
+    }
+}
+
+fn in_brackets(line: &str) -> String {
+    let inner = line.split_once('<').map_or("", |(_, rest)| rest);
+    inner.split_once('>').map_or("", |(path, _)| path).to_owned()
+}

@@ -1,0 +1,176 @@
+//! Start, restart, reload, drain, end.
+
+use std::process::Command;
+
+use crate::harness::{Postrider, Script, Setup, Sink, is_root, postrider};
+
+const HELLO: &str = "Subject: hi\r\n\r\nhello\r\n";
+
+#[test]
+fn the_queue_survives_a_stop_and_a_kill() {
+    let sink = Sink::scripted(Script { greeting: Some("421 4.3.2 not now".into()), ..Script::default() });
+    let setup = Setup::to(&sink).table("[retry]\nfirst = \"1s\"\n[delivery]\nrest_first = \"1s\"\nrest_most = \"1s\"");
+    let server = Postrider::start(&setup);
+    server.client().send("a@example.org", &["one@example.net"], HELLO);
+    server.stop();
+
+    let server = Postrider::start(&setup);
+    server.client().send("a@example.org", &["two@example.net"], HELLO);
+    server.kill();
+
+    sink.answer(Script::default());
+    let server = Postrider::start(&setup);
+    let mut to: Vec<String> = (0..2).flat_map(|_| sink.next().to).collect();
+    to.sort();
+    assert_eq!(to, ["one@example.net", "two@example.net"]);
+    server.stop();
+}
+
+#[test]
+fn a_second_server_does_not_share_the_store() {
+    let sink = Sink::start();
+    let server = Postrider::start(&Setup::to(&sink));
+    let other = server.setup().elsewhere();
+    let mut second = Postrider::launch(&other);
+    let status = second.wait_exit();
+    assert_eq!(status.code(), Some(1));
+    assert!(second.log_text().contains("in use by another process"), "{}", second.log_text());
+    server.command(&["status"]).good();
+}
+
+#[test]
+fn a_reload_takes_all_or_nothing() {
+    let (first, second) = (Sink::start(), Sink::start());
+    let server = Postrider::start(&Setup::to(&first));
+    server.client().send("a@example.org", &["one@example.net"], HELLO);
+    assert_eq!(first.next().to, ["one@example.net"]);
+
+    let setup = server.setup().instead().route("*", &second.address().to_string()).top("domain = [\"typo.test\"]");
+    setup.write();
+    server.signal("HUP");
+    let refused = server.event("configuration not reloaded; the old one stays in force");
+    assert!(refused["problems"].as_str().is_some_and(|problems| problems.contains("`domain`")), "{refused}");
+    server.client().send("a@example.org", &["two@example.net"], HELLO);
+    assert_eq!(first.next().to, ["two@example.net"]);
+
+    server.setup().instead().route("*", &second.address().to_string()).write();
+    server.signal("HUP");
+    server.event("configuration reloaded");
+    server.client().send("a@example.org", &["three@example.net"], HELLO);
+    assert_eq!(second.next().to, ["three@example.net"]);
+}
+
+#[test]
+fn a_reload_drops_no_connection() {
+    let sink = Sink::start();
+    let server = Postrider::start(&Setup::to(&sink));
+    let mut client = server.client();
+    client.say("MAIL FROM:<a@example.org>", 250);
+    server.signal("HUP");
+    server.event("configuration reloaded");
+    client.say("RCPT TO:<b@example.net>", 250);
+    client.say("DATA", 354);
+    client.write(HELLO.as_bytes());
+    client.say(".", 250);
+    assert_eq!(sink.next().to, ["b@example.net"]);
+}
+
+#[test]
+fn a_stop_lets_open_transactions_finish() {
+    let sink = Sink::start();
+    let setup = Setup::to(&sink);
+    let mut server = Postrider::start(&setup);
+    let mut idle = server.client();
+    let mut busy = server.client();
+    busy.say("MAIL FROM:<a@example.org>", 250);
+    busy.say("RCPT TO:<b@example.net>", 250);
+    busy.say("DATA", 354);
+    server.signal("TERM");
+    idle.expect(421);
+    busy.write(HELLO.as_bytes());
+    busy.say(".", 250);
+    assert!(server.wait_exit().success());
+
+    // What came in last left with the next start, if not before.
+    let server = Postrider::start(&setup);
+    assert_eq!(sink.next().to, ["b@example.net"]);
+    server.stop();
+}
+
+#[test]
+fn a_stop_does_not_wait_for_ever() {
+    let sink = Sink::scripted(Script { silent_at_end: true, ..Script::default() });
+    let setup = Setup::to(&sink).top("drain = \"200ms\"");
+    let mut server = Postrider::start(&setup);
+    server.client().send("a@example.org", &["b@example.net"], HELLO);
+    let mut stuck = server.client();
+    stuck.say("MAIL FROM:<a@example.org>", 250);
+    stuck.say("RCPT TO:<b@example.net>", 250);
+    stuck.say("DATA", 354);
+    server.signal("TERM");
+    stuck.expect(421);
+    assert!(server.wait_exit().success(), "{}", server.log_text());
+
+    sink.answer(Script::default());
+    let server = Postrider::start(&setup);
+    assert_eq!(sink.next().to, ["b@example.net"]);
+    server.stop();
+}
+
+#[test]
+fn a_taken_port_is_told_with_the_cure() {
+    let sink = Sink::start();
+    let setup = Setup::to(&sink);
+    let _taken = std::net::TcpListener::bind(setup.address).expect("our own address");
+    let mut server = Postrider::launch(&setup);
+    assert_eq!(server.wait_exit().code(), Some(1));
+    let log = server.log_text();
+    assert!(log.contains("cannot listen at") && log.contains("another server listens there"), "{log}");
+}
+
+#[test]
+fn it_does_not_serve_as_root() {
+    if !is_root() {
+        return;
+    }
+    let setup = Setup::new().as_root();
+    setup.write();
+    let config = setup.config();
+    let err = postrider(&["serve", "--config", config.to_str().expect("text")]).bad(1);
+    assert!(err.contains("refusing to serve as root") && err.contains("user = \"postrider\""), "{err}");
+}
+
+#[test]
+fn systemd_is_told_and_hands_over_sockets() {
+    use std::os::unix::net::UnixDatagram;
+    let sink = Sink::start();
+    let setup = Setup::to(&sink);
+    setup.write();
+    let notify = setup.folder().join("notify");
+    let socket = UnixDatagram::bind(&notify).expect("a socket");
+    socket.set_read_timeout(Some(crate::harness::PATIENCE)).expect("a socket");
+    crate::harness::open_to_everybody(&notify, 0o777);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_postrider"));
+    command.arg("serve").arg("--config").arg(setup.config());
+    command.env("NOTIFY_SOCKET", &notify).env("WATCHDOG_USEC", "200000");
+    let mut server = Postrider::run(command, &setup);
+    let said = |wanted: &str| {
+        let mut buffer = [0; 4096];
+        loop {
+            let length = socket.recv(&mut buffer).expect("systemd is told in time");
+            let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            if text.contains(wanted) {
+                return text;
+            }
+        }
+    };
+    let ready = said("READY=1");
+    assert!(ready.contains(&format!("STATUS=listening on {}", setup.address)), "{ready}");
+    said("WATCHDOG=1");
+    server.signal("HUP");
+    assert!(said("RELOADING=1").contains("MONOTONIC_USEC="));
+    said("READY=1");
+    server.signal("TERM");
+    said("STOPPING=1");
+    assert!(server.wait_exit().success());
+}
