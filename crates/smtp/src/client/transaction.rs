@@ -1,0 +1,130 @@
+//! What is to be sent, whether the peer can take it, and what became of it.
+
+use std::sync::Arc;
+
+use mail::{BodyKind, EnhancedCode, Envelope, Fault, Recipient, Reply, Utf8};
+
+use crate::extensions::{Extensions, SizeOffer};
+use crate::params::{MailParameters, RecipientParameters};
+
+/// One message for some of its recipients.
+#[derive(Clone, Debug)]
+pub struct Transaction {
+    /// The message's envelope.
+    pub envelope: Arc<Envelope>,
+    /// The recipients, as places in the envelope's list; verdicts come in this order.
+    pub recipients: Vec<u32>,
+    /// Octets of the content as it will be given.
+    pub size: u64,
+    /// What the content as it will be given may hold; after a conversion less than the envelope says.
+    pub body: BodyKind,
+    /// Whether SMTPUTF8 is needed: for an address of this transaction, or for the header.
+    pub utf8: bool,
+}
+
+/// What became of one recipient.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The peer took responsibility; its reply to the content.
+    Accepted(Reply),
+    /// The peer refused with a reply of the 4yz or 5yz kind.
+    Refused(Reply),
+    /// The peer takes no more recipients in this transaction, but took others: another one may carry it right away
+    /// (RFC 5321 §4.5.3.1.10, which also says that 552 means 452 here).
+    Surplus(Reply),
+    /// The connection ended before the peer had answered for this recipient; [`super::Closed`] tells why.
+    Lost(Lost),
+}
+
+/// How far the message had come when the connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lost {
+    /// The peer did not have the whole content or said that it goes away: another host may be tried right away.
+    NotTaken,
+    /// The peer had the whole content and did not answer. It may deliver it, so that trying again may duplicate it; that
+    /// should wait, as a peer that is slow to answer is slow again (RFC 1047).
+    MaybeTaken,
+}
+
+/// What a message needs and the peer does not offer. Nothing has been sent then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Shortfall {
+    /// It is larger than the peer takes (RFC 1870 §6.1).
+    #[error("the message has {size} octets, but the next host takes {limit} at most")]
+    Size {
+        /// Octets of the message.
+        size: u64,
+        /// Octets that the peer takes.
+        limit: u64,
+    },
+    /// No SMTPUTF8 (RFC 6531 §3.5).
+    #[error("an address or the header needs SMTPUTF8, which the next host does not offer")]
+    Utf8,
+    /// No 8BITMIME (RFC 6152 §3).
+    #[error("the content has octets above 127, and the next host does not offer 8BITMIME")]
+    EightBitMime,
+    /// No BINARYMIME, or no CHUNKING to send it with (RFC 3030 §3).
+    #[error("the content is binary, and the next host does not offer BINARYMIME")]
+    BinaryMime,
+}
+
+impl Shortfall {
+    /// The fault to report for each recipient; always permanent.
+    pub fn fault(&self) -> Fault {
+        let (code, enhanced) = match self {
+            Shortfall::Size { .. } => (552, EnhancedCode::new(5, 3, 4)),
+            Shortfall::Utf8 => (553, EnhancedCode::new(5, 6, 7)),
+            Shortfall::EightBitMime | Shortfall::BinaryMime => (554, EnhancedCode::new(5, 6, 3)),
+        };
+        Fault::local(code, enhanced, self.to_string())
+    }
+}
+
+impl Transaction {
+    /// Whether a peer with these extensions can take it.
+    pub fn check(&self, offered: &Extensions) -> Result<(), Shortfall> {
+        match self.body {
+            BodyKind::BinaryMime if !(offered.binary_mime && offered.chunking) => return Err(Shortfall::BinaryMime),
+            BodyKind::EightBitMime if !offered.eight_bit_mime => return Err(Shortfall::EightBitMime),
+            _ => {}
+        }
+        if self.utf8 && !offered.utf8 {
+            return Err(Shortfall::Utf8);
+        }
+        match offered.size {
+            Some(SizeOffer::Limit(limit)) if self.size > limit => Err(Shortfall::Size { size: self.size, limit }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The MAIL command with what the peer offers of its parameters.
+    pub(super) fn mail_command(&self, offered: &Extensions) -> String {
+        let mut command = format!("MAIL FROM:{}", self.envelope.reverse_path);
+        let parameters = MailParameters {
+            size: offered.size.map(|_| self.size),
+            body: self.body,
+            utf8: self.utf8,
+            ret: self.envelope.ret.filter(|_| offered.dsn),
+            envid: self.envelope.envid.clone().filter(|_| offered.dsn),
+        };
+        parameters.write_to(&mut command);
+        command.push_str("\r\n");
+        command
+    }
+
+    /// The RCPT command for the recipient at this place of the transaction.
+    pub(super) fn recipient_command(&self, recipient: &Recipient, offered: &Extensions) -> String {
+        let mut command = format!("RCPT TO:{}", recipient.path);
+        if offered.dsn {
+            let parameters = RecipientParameters { notify: recipient.notify, orcpt: recipient.orcpt.clone() };
+            parameters.write_to(&mut command, if self.utf8 { Utf8::Allowed } else { Utf8::Refused });
+        }
+        command.push_str("\r\n");
+        command
+    }
+
+    /// The recipient at a place of the transaction. A place that the envelope does not have is a mistake of the caller.
+    pub(super) fn recipient(&self, at: usize) -> Option<&Recipient> {
+        self.recipients.get(at).and_then(|&place| self.envelope.recipients.get(place as usize))
+    }
+}
