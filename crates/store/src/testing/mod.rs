@@ -1,5 +1,6 @@
-//! For tests: a disk that loses power and fails on demand, and messages to store.
+//! For tests: a disk that loses power and fails on demand, messages to store, and octets to be read.
 
+mod decode;
 mod disk;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -9,6 +10,7 @@ use mail::{
     TransferProtocol,
 };
 
+pub use decode::decode_anything;
 pub use disk::{Disk, Fault};
 
 use crate::message::{Delivery, StoredMessage};
