@@ -142,6 +142,20 @@ async fn a_client_named_by_xclient_counts_for_its_address() {
 }
 
 #[tokio::test]
+async fn a_client_named_by_xclient_counts_no_longer_for_the_address_before() {
+    let mut settings = settings();
+    settings.listeners[0].xclient_from = ["127.0.0.1".parse().unwrap()].into_iter().collect();
+    settings.listeners[0].relay.networks = ["192.0.2.0/24".parse().unwrap()].into_iter().collect();
+    settings.connections.per_address = 1;
+    let server = Server::start(settings);
+    let mut first = server.connect().await.greeted().await;
+    first.ask("XCLIENT ADDR=203.0.113.5", "220 ").await;
+    first.ask("XCLIENT ADDR=192.0.2.5", "220 ").await;
+    let mut second = server.connect().await.greeted().await;
+    second.ask("XCLIENT ADDR=203.0.113.5", "220 ").await;
+}
+
+#[tokio::test]
 async fn nothing_gets_round_relay_control() {
     let mut server = Server::start(settings());
     let mut client = server.connect().await.greeted().await;

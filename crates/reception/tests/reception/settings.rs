@@ -56,6 +56,19 @@ async fn listeners_come_and_go() {
 }
 
 #[tokio::test]
+async fn each_listener_keeps_its_own_socket() {
+    let mut two = settings();
+    two.listeners.push(named("second"));
+    two.listeners[1].session.hostname = Domain::parse("second.example.org").unwrap();
+    let server = Server::start(two.clone());
+    let before = server.reception.local_addresses();
+    server.reception.reconfigure(two).unwrap();
+    assert_eq!(server.reception.local_addresses(), before);
+    Client::connect(before[0]).await.expect("220 mx.example.org").await;
+    Client::connect(before[1]).await.expect("220 second.example.org").await;
+}
+
+#[tokio::test]
 async fn an_address_that_cannot_be_bound_changes_nothing() {
     let server = Server::start(settings());
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
