@@ -15,8 +15,9 @@ use store::{Delivery, ReadError, Schedule, StoredMessage, Update};
 
 use crate::place::place;
 use crate::queue::{Core, Inner, Queue};
-use crate::scheduler::{Claim, Key, Order, OrderKind};
+use crate::scheduler::{Claim, Key, Now, Order, OrderKind};
 use crate::selection::Selection;
+use crate::settle::Telling;
 use crate::summary::ListPage;
 use crate::verdict;
 
@@ -255,6 +256,7 @@ struct Changed {
     stored: Arc<StoredMessage>,
     into: Vec<Delivery>,
     recipients: Vec<u32>,
+    telling: Telling,
 }
 
 impl Command<'_> {
@@ -280,7 +282,7 @@ impl Command<'_> {
     async fn on_targets(&self, targets: Vec<Target>, acted: &mut Acted) -> Result<Vec<Target>, ControlError> {
         let (mut taken, mut busy) = (Vec::new(), Vec::new());
         for target in targets {
-            match self.inner.core(|core, _| self.take(core, &target)) {
+            match self.inner.core(|core, now| self.take(core, &target, now)) {
                 Grip::Taken => taken.push(target),
                 Grip::Ordered => acted.in_flight += target.recipients.len() as u64,
                 Grip::Busy => busy.push(target),
@@ -304,8 +306,8 @@ impl Command<'_> {
     }
 
     /// Takes a delivery, or leaves word for it if it is being attempted.
-    fn take(&self, core: &mut Core, target: &Target) -> Grip {
-        match core.scheduler.claim(target.key, &target.destination) {
+    fn take(&self, core: &mut Core, target: &Target, now: Now) -> Grip {
+        match core.scheduler.claim(target.key, &target.destination, now) {
             Claim::Taken => Grip::Taken,
             Claim::Busy | Claim::Full => Grip::Busy,
             Claim::Flying => self.leave_word(core, target),
@@ -356,7 +358,8 @@ impl Command<'_> {
             }
             _ => return Ok(Change::Nothing(unchanged)),
         };
-        Ok(Change::Into(Changed { key: target.key, stored, into, recipients }))
+        let telling = Telling::new(self.inner, stored.id);
+        Ok(Change::Into(Changed { key: target.key, stored, into, recipients, telling }))
     }
 
     async fn carry_out(&self, changes: Vec<Changed>) {
@@ -374,7 +377,7 @@ impl Command<'_> {
                 });
             }
             self.inner.settled(change.key, &scheduled);
-            self.inner.tell_end(&change.stored, &change.into).await;
+            self.inner.tell_end(&change.stored, &change.into, change.telling).await;
         }
     }
 

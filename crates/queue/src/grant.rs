@@ -104,7 +104,7 @@ impl Grant {
         let happening = Happening::Attempt(&report.outcomes);
         let verdict = decide(&stored.envelope, delivery, happening, order.as_ref(), &at, &self.inner.randomness);
         let lane = Some(self.target.lane.clone());
-        let conclusion = Conclusion { key, stored, lane, verdict };
+        let conclusion = Conclusion::new(&self.inner, key, stored, lane, verdict);
         let durable = self.inner.store.record(vec![conclusion.update()]);
         let inner = self.inner.clone();
         self.inner.keep_books(async move {

@@ -13,6 +13,7 @@ use store::{CommitError, Delivery, DeliveryRecipient, RecipientStatus, StoredMes
 use crate::queue::Inner;
 use crate::scheduler::{Item, Key};
 use crate::settings::Rules;
+use crate::settle::Telling;
 use crate::verdict;
 
 /// The most octets that are read to find the end of a header.
@@ -39,11 +40,12 @@ impl Inner {
             })
             .collect();
         let into = verdict::told(delivery.clone());
+        let telling = Telling::new(self, stored.id);
         match self.send(item.key, stored, notices, into.clone(), &rules).await {
             Ok(()) => {
                 let into = [into];
                 self.settled(item.key, &verdict::scheduled(&into));
-                self.tell_end(stored, &into).await;
+                self.tell_end(stored, &into, telling).await;
             }
             Err(error) => {
                 tracing::warn!(message = %stored.id, %error, "a report could not be written; trying again");

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -92,6 +92,7 @@ impl Queue {
             settled: Notify::new(),
             bookkeeping: AtomicUsize::new(0),
             finished: Mutex::new(VecDeque::new()),
+            telling: Mutex::new(HashMap::new()),
         })))
     }
 
@@ -178,6 +179,7 @@ pub(crate) struct Inner {
     pub(crate) settled: Notify,
     bookkeeping: AtomicUsize,
     finished: Mutex<VecDeque<MessageId>>,
+    telling: Mutex<HashMap<MessageId, usize>>,
 }
 
 /// What the lock protects.
@@ -265,6 +267,16 @@ impl Inner {
             work.await;
             drop(books);
         });
+    }
+
+    /// How many still have something to tell, by message.
+    pub(crate) fn telling(&self) -> MutexGuard<'_, HashMap<MessageId, usize>> {
+        self.telling.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether somebody still has something to tell of the message.
+    pub(crate) fn is_telling(&self, id: MessageId) -> bool {
+        self.telling().contains_key(&id)
     }
 
     /// Whether nobody has told of the end of the message yet; from now on somebody has.

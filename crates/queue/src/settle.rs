@@ -3,11 +3,12 @@
 //! The order matters. A delivery stays busy in the scheduler until its new state is durable, so that nobody works from
 //! an older one; events go out only then; and only then is it looked for again.
 
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use mail::{Destination, EnhancedCode, Envelope, Event, Fault, Lane, Timestamp};
+use mail::{Destination, EnhancedCode, Envelope, Event, Fault, Lane, MessageId, Timestamp};
 use store::{Delivery, Schedule, StoredMessage, Update};
 
 use crate::queue::{Inner, group};
@@ -21,10 +22,18 @@ const NOTICES: usize = 16;
 
 /// A decision with all that is needed to carry it out.
 pub(crate) struct Conclusion {
-    pub(crate) key: Key,
-    pub(crate) stored: Arc<StoredMessage>,
-    pub(crate) lane: Option<Lane>,
-    pub(crate) verdict: Verdict,
+    key: Key,
+    stored: Arc<StoredMessage>,
+    lane: Option<Lane>,
+    verdict: Verdict,
+    telling: Telling,
+}
+
+/// While it lives there is something left to tell of a message, and its end is not told. To be had before the change
+/// that may be the last one is recorded.
+pub(crate) struct Telling {
+    inner: Arc<Inner>,
+    id: MessageId,
 }
 
 /// What the store says of a delivery that somebody has taken.
@@ -92,7 +101,7 @@ impl Inner {
 
     /// Carries out a decision that is durable.
     pub(crate) async fn conclude(self: &Arc<Self>, conclusion: Conclusion) {
-        let Conclusion { key, stored, lane, verdict } = conclusion;
+        let Conclusion { key, stored, lane, verdict, telling } = conclusion;
         for tiding in &verdict.tidings {
             self.tell(&stored, lane.as_ref(), tiding);
         }
@@ -102,13 +111,14 @@ impl Inner {
             self.tell_delay(key, &stored, delivery).await;
         }
         self.settled(key, &verdict::scheduled(&verdict.into));
-        self.tell_end(&stored, &verdict.into).await;
+        self.tell_end(&stored, &verdict.into, telling).await;
     }
 
-    /// Tells of the end of a message, if this was it.
-    pub(crate) async fn tell_end(&self, stored: &StoredMessage, into: &[Delivery]) {
+    /// Tells of the end of a message, if this was it and everything else about it is told.
+    pub(crate) async fn tell_end(&self, stored: &StoredMessage, into: &[Delivery], telling: Telling) {
+        drop(telling);
         let finished = into.iter().all(|delivery| delivery.when() == Schedule::Finished);
-        if !finished {
+        if !finished || self.is_telling(stored.id) {
             return;
         }
         let alone = stored.deliveries.len() == 1 && into.len() == 1;
@@ -145,7 +155,7 @@ impl Inner {
     }
 
     /// Decides about a delivery for which there is no attempt.
-    fn judge(&self, item: &Item, stored: Arc<StoredMessage>, why: &Why) -> Option<Conclusion> {
+    fn judge(self: &Arc<Self>, item: &Item, stored: Arc<StoredMessage>, why: &Why) -> Option<Conclusion> {
         let delivery = stored.deliveries.get(item.key.1 as usize)?;
         let interrupted;
         let (fault, not_before) = match why {
@@ -157,7 +167,7 @@ impl Inner {
             }
             Why::Vanished | Why::NoticeOwed => {
                 let verdict = self.reroute(&stored.envelope, delivery);
-                return Some(Conclusion { key: item.key, stored, lane: None, verdict });
+                return Some(Conclusion::new(self, item.key, stored, None, verdict));
             }
         };
         let order = self.core(|core, _| core.scheduler.take_order(item.key));
@@ -165,7 +175,7 @@ impl Inner {
         let at = self.circumstances(&rules, &delivery.destination, not_before);
         let happening = Happening::Fault(fault);
         let verdict = decide(&stored.envelope, delivery, happening, order.as_ref(), &at, &self.randomness);
-        Some(Conclusion { key: item.key, stored, lane: None, verdict })
+        Some(Conclusion::new(self, item.key, stored, None, verdict))
     }
 
     /// What decisions about a destination's deliveries rest on.
@@ -218,7 +228,36 @@ impl Inner {
 }
 
 impl Conclusion {
+    pub(crate) fn new(
+        inner: &Arc<Inner>,
+        key: Key,
+        stored: Arc<StoredMessage>,
+        lane: Option<Lane>,
+        verdict: Verdict,
+    ) -> Self {
+        Self { telling: Telling::new(inner, stored.id), key, stored, lane, verdict }
+    }
+
     pub(crate) fn update(&self) -> Update {
         verdict::update(self.key, self.verdict.into.clone())
+    }
+}
+
+impl Telling {
+    pub(crate) fn new(inner: &Arc<Inner>, id: MessageId) -> Self {
+        *inner.telling().entry(id).or_default() += 1;
+        Self { inner: inner.clone(), id }
+    }
+}
+
+impl Drop for Telling {
+    fn drop(&mut self) {
+        let mut telling = self.inner.telling();
+        if let Entry::Occupied(mut count) = telling.entry(self.id) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
 }

@@ -232,7 +232,7 @@ impl Scheduler {
     }
 
     /// Takes a delivery to change it: nobody else will until [`Self::settled`] or [`Self::restore`].
-    pub(crate) fn claim(&mut self, key: Key, destination: &Destination) -> Claim {
+    pub(crate) fn claim(&mut self, key: Key, destination: &Destination, now: Now) -> Claim {
         let phase = match self.entries.get(&key) {
             None if self.entries.len() >= self.windows.total => return Claim::Full,
             None => {
@@ -247,7 +247,10 @@ impl Scheduler {
         match phase {
             Phase::Flying(_) => return Claim::Flying,
             Phase::Busy => return Claim::Busy,
-            Phase::Queued(lane, _) => self.lanes.withdrawn(lane),
+            Phase::Queued(lane, _) => {
+                self.lanes.withdrawn(lane);
+                self.make_room(lane, now);
+            }
             Phase::Waiting | Phase::Attended(_) => {}
         }
         self.set_phase(key, Phase::Busy);

@@ -318,6 +318,10 @@ pub(super) fn drop_one<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, u32>, ke
 
 #[cfg(test)]
 impl Lanes {
+    pub(super) fn parked_in_all(&self) -> usize {
+        self.by_id.values().map(|lane| lane.parked.len()).sum()
+    }
+
     pub(super) fn site_of(&self, grant: GrantId) -> Option<String> {
         self.grants.get(&grant).map(|grant| grant.target.lane.site.to_string())
     }

@@ -310,7 +310,7 @@ fn run(world: &mut World, step: &Step) {
         Step::Take(id) => {
             let key = (MessageId::from_u128(id), 0);
             if let Some((destination, _)) = world.at.get(&key).copied() {
-                let claim = world.scheduler.claim(key, &World::name(destination));
+                let claim = world.scheduler.claim(key, &World::name(destination), world.now);
                 assert_eq!(claim == Claim::Flying, world.flying.contains(&key));
                 if claim == Claim::Taken {
                     world.settle(key, (id % 2 == 0).then_some((destination, world.now.wall)));
@@ -359,7 +359,7 @@ fn a_destination_with_very_much_due_leaves_room_for_others() {
     world.scheduler.scheduled(&World::name(777), world.now.wall, world.now);
     let last = world.arrive(778);
     world.engine();
-    assert_eq!(world.scheduler.claim(last, &World::name(778)), Claim::Taken, "new mail is in memory");
+    assert_eq!(world.scheduler.claim(last, &World::name(778), world.now), Claim::Taken, "new mail is in memory");
     let states = world.scheduler.lane_states(world.now);
     assert!(states.iter().any(|state| state.lane.site.as_str() == "s777" && state.ready == 1), "so is a retry");
 }
@@ -444,6 +444,36 @@ fn a_lane_that_cannot_be_reached_rests_as_one_and_is_probed_once() {
     let granted: Vec<_> = std::iter::from_fn(|| world.grant()).collect();
     let probes = granted.iter().filter(|grant| world.scheduler.lanes.site_of(**grant).as_deref() == Some("s0"));
     assert_eq!(probes.count(), 1, "one probe goes out");
+}
+
+/// Destination 1 waits for room in its lane, which destination 0 fills; then all of that is taken away.
+fn full_lane() -> (World, Vec<Key>) {
+    let mut world = World::new(Windows { total: 1000, lane: 16, ..Windows::default() }, 1);
+    let filling: Vec<Key> = (0..40).map(|_| world.arrive(0)).collect();
+    world.engine();
+    world.stored(1, world.now.wall);
+    world.scheduler.scheduled(&World::name(1), world.now.wall, world.now);
+    world.arrive(1);
+    world.engine();
+    world.stored(1, world.now.wall);
+    world.scheduler.scheduled(&World::name(1), world.now.wall, world.now);
+    world.engine();
+    assert_eq!(world.scheduler.lanes.parked_in_all(), 1);
+    (world, filling)
+}
+
+#[test]
+fn who_waits_for_room_in_a_lane_gets_it_when_all_of_it_is_taken_away() {
+    let (mut world, filling) = full_lane();
+    for key in filling {
+        assert_eq!(world.scheduler.claim(key, &World::name(0), world.now), Claim::Taken);
+        world.settle(key, None);
+    }
+    assert_eq!(world.scheduler.lanes.parked_in_all(), 0);
+    let (mut world, _) = full_lane();
+    let grant = world.grant().unwrap();
+    world.scheduler.unreachable(grant, fault(), world.now).unwrap();
+    assert_eq!(world.scheduler.lanes.parked_in_all(), 0);
 }
 
 #[test]

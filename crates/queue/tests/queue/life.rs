@@ -125,6 +125,29 @@ async fn a_new_route_takes_what_was_queued_for_the_exchanges() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn mail_follows_a_domain_that_moves_from_one_route_to_another() {
+    let route = |name: &str, domain: &str| Route {
+        name: name.into(),
+        matches: vec![Match::Domain(Domain::parse(domain).unwrap())],
+        to: To::Lmtp(LmtpServer::Unix(format!("/run/{name}").into())),
+        ..local_route()
+    };
+    let mut house = House::new(|settings| settings.routes = vec![route("one", "example.org")]).await;
+    house.start();
+    house.peers.set("a@example.org", Does::Defer);
+    let id = house.send("s@sender.example", &["a@example.org"]).await;
+    house.until(|peers| peers.outcomes("deferred") == 1).await;
+    let moved = vec![route("one", "example.com"), route("two", "example.org")];
+    let mut house = house.restart(|settings| settings.routes = moved).await;
+    house.peers.set("a@example.org", Does::Accept);
+    house.start();
+    house.advance(5 * MINUTE + MINUTE).await;
+    house.until(|peers| peers.finished(id) == 1).await;
+    let sites: Vec<_> = house.peers.attempts().into_iter().map(|attempt| attempt.site).collect();
+    assert_eq!(sites, ["lmtp:/run/one", "lmtp:/run/two"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn literals_smart_hosts_and_their_exchanges_have_sites() {
     let smart = |name: &str, domain: &str, mx| Route {
         name: name.into(),
