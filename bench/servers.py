@@ -45,29 +45,29 @@ class Postrider(Server):
     name = "Postrider"
 
     def prepare(self):
+        # A user without rights, as in service: the sockets are opened before.
+        user = pwd.getpwnam("nobody")
+        os.makedirs(self.work + "/store")
+        os.chown(self.work + "/store", user.pw_uid, user.pw_gid)
+        os.chmod(self.work, 0o755)
         self.write("postrider.toml", f"""hostname = "mx.bench.local"
-user = "{pwd.getpwuid(os.getuid()).pw_name}"
+user = "nobody"
+networks = ["127.0.0.0/8"]
 
 [store]
 path = "{self.work}/store"
 
-[log]
-level = "info"
-
-[relay]
-networks = ["127.0.0.0/8"]
+[connections]
+per_address = 1000
+per_ipv4_network = 1000
 
 [[listener]]
 name = "bench"
-listen = ["127.0.0.1:{IN}"]
-
-[listener.limits]
-connections_per_address = 1000
-connections_per_network = 1000
+address = "127.0.0.1:{IN}"
 
 [[route]]
 name = "sink"
-match = "*"
+domains = "*"
 to = "127.0.0.1:{OUT}"
 """)
 

@@ -1,0 +1,74 @@
+//! Connections as a parameter: the operating system's in service, anything that reads and writes in tests.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use futures_util::future::BoxFuture;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpSocket, UnixStream};
+
+/// Where to connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    /// TCP.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+impl Endpoint {
+    /// The peer's address, where it has one.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Endpoint::Tcp(address) => Some(address.ip().to_canonical()),
+            Endpoint::Unix(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Endpoint::Tcp(address) => address.fmt(f),
+            Endpoint::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// A connection's two directions.
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+/// Opens connections. The caller bounds the time.
+pub trait Dial: Send + Sync {
+    /// Connects to `endpoint`, over TCP from the local address `from` if one is given.
+    fn dial<'a>(&'a self, endpoint: &'a Endpoint, from: Option<IpAddr>) -> BoxFuture<'a, io::Result<Box<dyn Stream>>>;
+}
+
+/// The operating system's sockets.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TcpDial;
+
+impl Dial for TcpDial {
+    fn dial<'a>(&'a self, endpoint: &'a Endpoint, from: Option<IpAddr>) -> BoxFuture<'a, io::Result<Box<dyn Stream>>> {
+        Box::pin(async move {
+            Ok(match endpoint {
+                Endpoint::Tcp(address) => Box::new(tcp(*address, from).await?) as Box<dyn Stream>,
+                Endpoint::Unix(path) => Box::new(UnixStream::connect(path).await?),
+            })
+        })
+    }
+}
+
+async fn tcp(address: SocketAddr, from: Option<IpAddr>) -> io::Result<tokio::net::TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if let Some(from) = from {
+        socket.bind(SocketAddr::new(from, 0))?;
+    }
+    // Each write is a whole phase of the conversation: waiting for more only delays it.
+    socket.set_nodelay(true)?;
+    socket.connect(address).await
+}
