@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use mail::{Domain, EnhancedCode, Protocol, Reply};
 
-use super::exchange::{Command, Exchange, Step, Unfit};
+use super::exchange::{Command, Exchange, Step};
 use super::greeting::{self, Greeting};
 use super::output::Output;
-use super::transaction::{Shortfall, Transaction, Verdict};
+use super::transaction::{Shortfall, Transaction, Unfit, Verdict};
 use crate::extensions::Extensions;
 use crate::reply::{ReplyError, ReplyReader};
 
@@ -85,8 +85,8 @@ pub enum Closed {
     Nonsense(String),
     /// The peer refused the content before it had all of it, or let DATA pass without a recipient.
     CutShort,
-    /// The content could not be given as announced: it ended early, was too long, or had bare line ends.
-    Unfit(&'static str),
+    /// The content could not be given as announced. That is nobody's fault but ours.
+    Unfit(Unfit),
 }
 
 impl Closed {
@@ -103,9 +103,7 @@ impl Closed {
                 let text = format!("the next host does not speak the protocol: {what}");
                 (Reply::new(451, EnhancedCode::new(4, 5, 0), text), false)
             }
-            Closed::Unfit(why) => {
-                (Reply::new(451, EnhancedCode::new(4, 3, 0), format!("the content could not be sent: {why}")), false)
-            }
+            Closed::Unfit(unfit) => (unfit.reply(), false),
         }
     }
 }
@@ -226,7 +224,7 @@ impl Connection {
         if let Phase::Exchange(exchange) = &mut self.phase
             && let Err(unfit) = exchange.content(piece, &mut self.output)
         {
-            self.unfit(unfit);
+            self.close(Closed::Unfit(unfit));
         }
     }
 
@@ -235,7 +233,7 @@ impl Connection {
         if let Phase::Exchange(exchange) = &mut self.phase {
             match exchange.finish_content(&mut self.output) {
                 Ok(()) => self.restart_deadline(now),
-                Err(unfit) => self.unfit(unfit),
+                Err(unfit) => self.close(Closed::Unfit(unfit)),
             }
         }
     }
@@ -243,7 +241,7 @@ impl Connection {
     /// The content cannot be given to its end. The connection ends without one more octet, so that the peer does not
     /// take what it has for the whole.
     pub fn abandon_content(&mut self) {
-        self.close(Closed::Unfit("it could not be read"));
+        self.close(Closed::Unfit(Unfit::Unreadable));
     }
 
     /// Whether content is still wanted: a peer may refuse it before it is complete.
@@ -337,20 +335,13 @@ impl Connection {
                     self.events.push_back(Event::Done(exchange.into_verdicts(false)));
                 }
             }
-            Step::OutOfStep(what) => self.close(Closed::Nonsense(what.into())),
+            Step::Unexpected(what) => self.close(Closed::Nonsense(what.into())),
             Step::CutShort => self.close(Closed::CutShort),
         }
     }
 
     fn speaks_nonsense(&mut self, error: &ReplyError) {
         self.close(Closed::Nonsense(error.to_string()));
-    }
-
-    fn unfit(&mut self, unfit: Unfit) {
-        self.close(Closed::Unfit(match unfit {
-            Unfit::Length => "its length is not what was announced",
-            Unfit::BareLineEnd => "it has a CR or LF that stands alone",
-        }));
     }
 
     /// The one way to the end: the transaction gets its verdicts, nothing more is said.

@@ -7,7 +7,7 @@ use mail::{BodyKind, Protocol, Reply};
 
 use super::content::{DotStuffing, LineEnds};
 use super::output::Output;
-use super::transaction::{Lost, Transaction, Verdict};
+use super::transaction::{Lost, Transaction, Unfit, Verdict};
 use crate::extensions::Extensions;
 
 /// The state of a transaction. A value that every end consumes.
@@ -68,16 +68,9 @@ pub(super) enum Step {
     /// The transaction is over.
     Done,
     /// The peer answered what no server may answer here: the conversation is out of step.
-    OutOfStep(&'static str),
+    Unexpected(&'static str),
     /// The content was refused before it was complete: the verdicts stand, but nothing more can be said.
     CutShort,
-}
-
-/// The content is not what was announced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unfit {
-    Length,
-    BareLineEnd,
 }
 
 impl Exchange {
@@ -140,11 +133,11 @@ impl Exchange {
     /// Takes the reply to the oldest command that awaits one.
     pub(super) fn reply(&mut self, reply: Reply, output: &mut Output) -> Step {
         let Some(command) = self.awaited.pop_front() else {
-            return Step::OutOfStep("a reply that nothing had asked for");
+            return Step::Unexpected("a reply that nothing had asked for");
         };
         let step = match command {
             Command::Rset if reply.is_positive() => Step::Wait,
-            Command::Rset => Step::OutOfStep("a refusal of RSET"),
+            Command::Rset => Step::Unexpected("a refusal of RSET"),
             Command::Mail => self.mail_replied(reply),
             Command::Rcpt(at) => self.recipient_replied(at, reply),
             Command::Data => return self.data_replied(reply, output),
@@ -160,7 +153,7 @@ impl Exchange {
 
     fn mail_replied(&mut self, reply: Reply) -> Step {
         if reply.is_intermediate() {
-            return Step::OutOfStep("a reply of the 3yz kind to MAIL");
+            return Step::Unexpected("a reply of the 3yz kind to MAIL");
         }
         if reply.is_positive() {
             self.unfinished = true;
@@ -173,7 +166,7 @@ impl Exchange {
 
     fn recipient_replied(&mut self, at: usize, reply: Reply) -> Step {
         if reply.is_intermediate() {
-            return Step::OutOfStep("a reply of the 3yz kind to RCPT");
+            return Step::Unexpected("a reply of the 3yz kind to RCPT");
         }
         let others_are_welcome = self.is_anyone_welcome();
         if let Some(fate) = self.fates.get_mut(at) {
@@ -207,7 +200,7 @@ impl Exchange {
 
     fn data_replied(&mut self, reply: Reply, output: &mut Output) -> Step {
         if reply.is_positive() {
-            return Step::OutOfStep("a reply of the 2yz kind to DATA");
+            return Step::Unexpected("a reply of the 2yz kind to DATA");
         }
         let anyone = self.is_anyone_welcome();
         if !reply.is_intermediate() {
@@ -248,7 +241,7 @@ impl Exchange {
     fn content_replied(&mut self, recipient: Option<usize>, reply: Reply) -> Step {
         let complete = matches!(self.content, Content::Complete);
         if reply.is_intermediate() || (reply.is_positive() && !complete) {
-            return Step::OutOfStep("a wrong reply to the content");
+            return Step::Unexpected("a wrong reply to the content");
         }
         if !complete {
             self.decide_welcome(&Verdict::Refused(reply));

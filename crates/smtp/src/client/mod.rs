@@ -31,4 +31,4 @@ mod transaction;
 pub use connection::{Closed, Connection, Event, Timeouts};
 pub use content::DotStuffing;
 pub use output::Output;
-pub use transaction::{Lost, Shortfall, Transaction, Verdict};
+pub use transaction::{Lost, Shortfall, Transaction, Unfit, Verdict};

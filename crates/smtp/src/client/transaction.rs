@@ -80,16 +80,40 @@ impl Shortfall {
     }
 }
 
+/// Why content could not be given to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// It could not be read.
+    #[error("the content could not be read")]
+    Unreadable,
+    /// It is longer or shorter than was announced.
+    #[error("the content has not the length that was announced")]
+    Length,
+    /// It has a CR or LF that stands alone, and went by BDAT, which leaves no room for a repair.
+    #[error("the content has a CR or LF that stands alone")]
+    BareLineEnd,
+}
+
+impl Unfit {
+    /// What to report: a bare line end stays, the other two may pass.
+    pub(super) fn reply(self) -> Reply {
+        match self {
+            Unfit::Unreadable | Unfit::Length => Reply::new(451, EnhancedCode::new(4, 3, 0), self.to_string()),
+            Unfit::BareLineEnd => Reply::new(554, EnhancedCode::new(5, 6, 0), self.to_string()),
+        }
+    }
+}
+
 impl Transaction {
     /// Whether a peer with these extensions can take it.
     pub fn check(&self, offered: &Extensions) -> Result<(), Shortfall> {
+        if self.utf8 && !offered.utf8 {
+            return Err(Shortfall::Utf8);
+        }
         match self.body {
             BodyKind::BinaryMime if !(offered.binary_mime && offered.chunking) => return Err(Shortfall::BinaryMime),
             BodyKind::EightBitMime if !offered.eight_bit_mime => return Err(Shortfall::EightBitMime),
             _ => {}
-        }
-        if self.utf8 && !offered.utf8 {
-            return Err(Shortfall::Utf8);
         }
         match offered.size {
             Some(SizeOffer::Limit(limit)) if self.size > limit => Err(Shortfall::Size { size: self.size, limit }),
