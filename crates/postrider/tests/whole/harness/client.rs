@@ -58,18 +58,31 @@ impl Client {
 
     /// Sends one message, dots stuffed, and returns its queue id.
     pub fn send(&mut self, from: &str, to: &[&str], content: &str) -> String {
+        id_in(&self.deliver(from, to, content.as_bytes()))
+    }
+
+    /// Sends one message of any octets, dots stuffed, and returns the reply to its end, which must be good.
+    pub fn deliver(&mut self, from: &str, to: &[&str], content: &[u8]) -> String {
+        self.transmit(from, to, content);
+        self.expect(250)
+    }
+
+    /// Sends one message of any octets, dots stuffed; the reply to its end is still to be read.
+    pub fn transmit(&mut self, from: &str, to: &[&str], content: &[u8]) {
         self.say(&format!("MAIL FROM:<{from}>"), 250);
         for recipient in to {
             self.say(&format!("RCPT TO:<{recipient}>"), 250);
         }
         self.say("DATA", 354);
-        let stuffed: String = content
-            .split_inclusive("\r\n")
-            .map(|line| if line.starts_with('.') { format!(".{line}") } else { line.to_owned() })
-            .collect();
-        self.write(stuffed.as_bytes());
-        let reply = self.say(".", 250);
-        id_in(&reply)
+        let mut stuffed = Vec::with_capacity(content.len());
+        for line in content.split_inclusive(|octet| *octet == b'\n') {
+            if line.starts_with(b".") {
+                stuffed.push(b'.');
+            }
+            stuffed.extend_from_slice(line);
+        }
+        stuffed.extend_from_slice(b".\r\n");
+        self.write(&stuffed);
     }
 }
 

@@ -23,7 +23,7 @@ use std::time::Duration;
 pub use client::Client;
 pub use server::{Postrider, open_to_everybody, postrider};
 pub use setup::{Setup, is_root};
-pub use sink::{Script, Sink};
+pub use sink::{Mail, Script, Sink};
 
 /// How long anything may take before the test has failed.
 pub const PATIENCE: Duration = Duration::from_secs(30);

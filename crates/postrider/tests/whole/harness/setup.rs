@@ -19,6 +19,7 @@ pub struct Setup {
     tables: String,
     networks: String,
     listener: String,
+    store: String,
     user: &'static str,
     config: &'static str,
 }
@@ -33,6 +34,7 @@ impl Setup {
             tables: String::new(),
             networks: "127.0.0.0/8".to_owned(),
             listener: String::new(),
+            store: String::new(),
             user: if is_root() { "nobody" } else { "" },
             config: "postrider.toml",
         }
@@ -87,6 +89,12 @@ impl Setup {
         self
     }
 
+    /// Adds keys to the store: `checkpoint = "1s"`.
+    pub fn store(mut self, keys: &str) -> Self {
+        writeln!(self.store, "{keys}").expect("a string takes everything");
+        self
+    }
+
     /// No user to become, even if the test runs as root.
     pub fn as_root(mut self) -> Self {
         self.user = "";
@@ -115,12 +123,12 @@ impl Setup {
 
     fn text(&self) -> String {
         let user = if self.user.is_empty() { String::new() } else { format!("user = \"{}\"\n", self.user) };
-        let Self { top, tables, address, networks, listener, .. } = self;
+        let Self { top, tables, address, networks, listener, store, .. } = self;
         let path = self.folder().join("queue");
         format!(
             "hostname = \"mx.test\"\nnetworks = [\"{networks}\"]\n{user}{top}\n\
              [[listener]]\nname = \"test\"\naddress = \"{address}\"\n{listener}\
-             [store]\npath = \"{}\"\nsegment = \"1MiB\"\nfree_space = \"0B\"\nfree_inodes = 0\n\
+             [store]\npath = \"{}\"\nsegment = \"1MiB\"\nfree_space = \"0B\"\nfree_inodes = 0\n{store}\
              [log]\nlevel = \"debug\"\nformat = \"json\"\n{tables}",
             path.display()
         )

@@ -1,7 +1,7 @@
 //! A server that takes mail: what arrives is there to be looked at, and what it answers is up to the test.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -24,6 +24,8 @@ pub struct Mail {
     pub to: Vec<String>,
     /// The content, dots unstuffed.
     pub content: String,
+    /// The same octet for octet, whatever they are.
+    pub raw: Vec<u8>,
 }
 
 /// What the sink answers instead of yes.
@@ -47,7 +49,12 @@ impl Sink {
 
     /// Answers by the script.
     pub fn scripted(script: Script) -> Self {
-        let listener = TcpListener::bind((own_address(), 0)).expect("a free port");
+        Self::at(own_address(), script)
+    }
+
+    /// Listens at this address, at a free port.
+    pub fn at(address: IpAddr, script: Script) -> Self {
+        let listener = TcpListener::bind((address, 0)).expect("a free port");
         let address = listener.local_addr().expect("a bound socket");
         let (sender, mails) = channel();
         let script = Arc::new(Mutex::new(script));
@@ -90,6 +97,22 @@ impl Sink {
     }
 }
 
+impl Mail {
+    /// The value of the first header field with this name, if it stands on one line.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let head = self.content.split("\r\n\r\n").next()?;
+        head.split("\r\n").find_map(|line| {
+            let (field, value) = line.split_once(':')?;
+            field.eq_ignore_ascii_case(name).then(|| value.trim())
+        })
+    }
+
+    /// What stands behind the header.
+    pub fn body(&self) -> &str {
+        self.content.split_once("\r\n\r\n").map_or("", |(_, body)| body)
+    }
+}
+
 struct Session {
     reader: BufReader<TcpStream>,
     sender: Sender<Mail>,
@@ -127,8 +150,9 @@ impl Session {
                 "DATA" if to.is_empty() => self.say("554 5.5.1 no recipients")?,
                 "DATA" => {
                     self.say("354 go on")?;
-                    let Some(content) = self.content()? else { return Ok(()) };
-                    let mail = Mail { from: from.clone(), to: std::mem::take(&mut to), content };
+                    let Some(raw) = self.content()? else { return Ok(()) };
+                    let content = String::from_utf8_lossy(&raw).into_owned();
+                    let mail = Mail { from: from.clone(), to: std::mem::take(&mut to), content, raw };
                     self.end(mail)?;
                 }
                 "QUIT" => return self.say("221 2.0.0 bye"),
@@ -167,21 +191,24 @@ impl Session {
     }
 
     fn line(&mut self) -> std::io::Result<Option<String>> {
-        let mut line = Vec::new();
-        if self.reader.read_until(b'\n', &mut line)? == 0 {
-            return Ok(None);
-        }
-        Ok(Some(String::from_utf8_lossy(&line).trim_end_matches("\r\n").to_owned()))
+        let line = self.octets()?;
+        Ok(line.map(|line| String::from_utf8_lossy(&line).trim_end_matches("\r\n").to_owned()))
     }
 
-    fn content(&mut self) -> std::io::Result<Option<String>> {
-        let mut content = String::new();
-        while let Some(line) = self.line()? {
-            if line == "." {
+    /// A line with its end.
+    fn octets(&mut self) -> std::io::Result<Option<Vec<u8>>> {
+        let mut line = Vec::new();
+        let read = self.reader.read_until(b'\n', &mut line)?;
+        Ok((read > 0).then_some(line))
+    }
+
+    fn content(&mut self) -> std::io::Result<Option<Vec<u8>>> {
+        let mut content = Vec::new();
+        while let Some(line) = self.octets()? {
+            if line == b".\r\n" {
                 return Ok(Some(content));
             }
-            content.push_str(line.strip_prefix('.').unwrap_or(&line));
-            content.push_str("\r\n");
+            content.extend_from_slice(line.strip_prefix(b".").unwrap_or(&line));
         }
         Ok(None)
     }

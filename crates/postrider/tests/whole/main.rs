@@ -1,0 +1,11 @@
+//! The whole binary, from outside: what a person who runs it sees.
+
+mod checking;
+mod control;
+mod crash;
+mod dialogues;
+mod flow;
+mod harness;
+mod lifecycle;
+mod peers;
+mod sandbox;
