@@ -316,7 +316,7 @@ impl Driver {
                 metrics.messages.inc();
                 metrics.recipients.inc_by(recipients as u64);
                 metrics.content_bytes.inc_by(size);
-                tracing::info!(message = %id, %peer, helo, sender, recipients, size, "message accepted");
+                tracing::debug!(message = %id, %peer, helo, sender, recipients, size, "message accepted");
                 Reply::new(250, EnhancedCode::new(2, 0, 0), format!("{id} queued"))
             }
             Err(refused) => {

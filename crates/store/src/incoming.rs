@@ -45,7 +45,8 @@ impl Incoming {
         expected: Option<u64>,
     ) -> Result<Self, IntakeError> {
         let promised = expected.unwrap_or(UNANNOUNCED);
-        let reserved = promised.min(engine.options.inline_limit);
+        // An announcement costs its sender nothing: it may not keep others from the memory. More is taken as it arrives.
+        let reserved = promised.min(engine.options.inline_limit).min(UNANNOUNCED);
         engine.admit(promised)?;
         if !engine.memory.reserve(reserved) {
             engine.release(promised);

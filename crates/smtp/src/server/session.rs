@@ -170,6 +170,10 @@ impl Session {
                 Step::Again => {}
                 Step::Emit(event) => return Some(event),
                 Step::Wait => {
+                    // An idle session must not hold on to the buffer of its last message.
+                    if self.input.is_empty() && self.input.capacity() > 0 {
+                        self.input = BytesMut::new();
+                    }
                     self.timer.wait(now);
                     return None;
                 }
