@@ -6,7 +6,8 @@
 
 use feedback::Action;
 use mail::{
-    Act, Destination, EnhancedCode, Envelope, Fault, ForwardPath, Outcome, Protocol, Randomness, ReversePath, Timestamp,
+    Act, Destination, EnhancedCode, Envelope, Fault, FaultSource, ForwardPath, Outcome, Protocol, Randomness,
+    ReversePath, Timestamp,
 };
 use shaping::{NextAttempt, Purpose, RetrySchedule};
 use store::{Delivery, DeliveryRecipient, Notice, RecipientStatus, Schedule, Update};
@@ -195,7 +196,11 @@ pub(crate) fn wants_delay(envelope: &Envelope, recipient: &DeliveryRecipient) ->
 fn outcomes_of(delivery: &mut Delivery, happening: Happening<'_>) -> Vec<(u32, Outcome)> {
     delivery.attempts = delivery.attempts.saturating_add(1);
     let outcome = |index| match happening {
-        Happening::Fault(fault) => fault.clone().into_outcome(),
+        // A host that refuses the connection for good says nothing about any message: only what we found counts so.
+        Happening::Fault(fault) if fault.is_permanent() && fault.by == FaultSource::Local => {
+            Outcome::Failed(fault.clone())
+        }
+        Happening::Fault(fault) => Outcome::Deferred(fault.clone()),
         Happening::Attempt(outcomes) => {
             let told = outcomes.iter().find(|(told, _)| *told == index).map(|(_, outcome)| outcome.clone());
             told.unwrap_or_else(|| Outcome::Deferred(silence()))

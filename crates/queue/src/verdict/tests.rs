@@ -163,6 +163,24 @@ fn a_resting_lane_puts_off_to_its_end_at_least() {
 }
 
 #[test]
+fn a_greeting_that_refuses_bounces_nothing_but_names_without_addresses_do() {
+    let envelope = envelope("a@example.net", &[Notify::Default]);
+    let retry = exact();
+    let becomes = |fault: &Fault| {
+        let happening = Happening::Fault(fault);
+        let randomness = Randomness::seeded(1);
+        let verdict = decide(&envelope, &delivery(&envelope), happening, None, &at(&retry, HOUR), &randomness);
+        verdict.tidings[0].outcome.word()
+    };
+    let greeting = Fault {
+        reply: Reply::new(554, None, "go away"),
+        by: FaultSource::Peer { host: "mx.example.org".into(), address: None },
+    };
+    assert_eq!(becomes(&greeting), "deferred");
+    assert_eq!(becomes(&permanent()), "failed");
+}
+
+#[test]
 fn a_clock_under_suspicion_ends_nothing() {
     let envelope = envelope("a@example.net", &[Notify::Default]);
     let retry = exact();
