@@ -18,6 +18,9 @@ use crate::state::Loaded;
 /// An index that fails to be read again so soon after it was opened anew is broken for good.
 const RELAPSE: Duration = Duration::from_secs(60);
 
+/// How often opening the index may fail before it is built anew.
+const REOPEN_ATTEMPTS: u32 = 3;
+
 /// An index, a view of it, and whether the checkpoint that was pending is in it.
 type Opened = (Index, Snapshot, bool);
 
@@ -31,11 +34,19 @@ pub(crate) struct Housekeeping {
     /// Whether it was a checkpoint that failed last, for which a full disk is reason enough.
     write_failed: bool,
     reopened: Option<Instant>,
+    reopen_failures: u32,
 }
 
 impl Housekeeping {
     pub fn new(index: Index, now: Instant) -> Self {
-        Self { index: Some(index), pending: None, checkpointed: now, write_failed: false, reopened: None }
+        Self {
+            index: Some(index),
+            pending: None,
+            checkpointed: now,
+            write_failed: false,
+            reopened: None,
+            reopen_failures: 0,
+        }
     }
 }
 
@@ -110,7 +121,7 @@ impl Engine {
         let written = index.write(frozen, checkpoint).and_then(|()| index.snapshot());
         match written {
             Ok(snapshot) => {
-                self.state_mut().thaw(Arc::new(snapshot), checkpoint.position);
+                self.state_mut().thaw(Arc::new(snapshot), checkpoint);
                 keeping.pending = None;
                 keeping.write_failed = false;
                 self.metrics.checkpoint_seconds.observe(self.now().duration_since(begun).as_secs_f64());
@@ -133,31 +144,43 @@ impl Engine {
         let now = self.now();
         let relapse = keeping.reopened.is_some_and(|then| now.saturating_duration_since(then) < RELAPSE);
         let hopeless = matches!(trouble, IndexError::Broken(_)) || (relapse && !keeping.write_failed);
-        let opened = if hopeless { None } else { self.reopen(keeping) };
-        let mended = match opened {
-            Some(opened) => Ok(opened),
-            None => self.rebuild(),
+        let mended = match if hopeless { Ok(None) } else { self.reopen(keeping) } {
+            Ok(Some(opened)) => Ok(opened),
+            Ok(None) => self.rebuild(),
+            Err(error) => Err(error.into()),
         };
         match mended {
             Ok((index, snapshot, landed)) => {
                 keeping.index = Some(index);
                 keeping.reopened = Some(now);
+                keeping.reopen_failures = 0;
                 self.clear_trouble();
                 let landed = if landed { keeping.pending.take() } else { None };
                 self.catch_up(Arc::new(snapshot), landed.map(|(_, checkpoint)| checkpoint));
             }
-            Err(error) => tracing::error!(%error, "the store's index cannot be built anew yet"),
+            Err(error) => tracing::error!(%error, "the store's index cannot be mended yet"),
         }
     }
 
     /// Opens the index as it is, and says whether the checkpoint that had failed is in it after all. `None` if it is not
-    /// what it should be.
-    fn reopen(&self, keeping: &Housekeeping) -> Option<Opened> {
-        let index = Index::open(self.files.as_ref(), self.options.index_cache).ok()?;
-        let position = index.checkpoint().ok()??.position;
-        let snapshot = index.snapshot().ok()?;
-        let landed = keeping.pending.as_ref().is_some_and(|(_, pending)| pending.position == position);
-        (landed || position == self.state().checkpoint).then_some((index, snapshot, landed))
+    /// what it should be. An error may pass, but not more often than a few times in a row.
+    fn reopen(&self, keeping: &mut Housekeeping) -> Result<Option<Opened>, IndexError> {
+        let opened = Index::open(self.files.as_ref(), self.options.index_cache).and_then(|index| {
+            let Some(checkpoint) = index.checkpoint()? else { return Ok(None) };
+            let position = checkpoint.position;
+            let landed = keeping.pending.as_ref().is_some_and(|(_, pending)| pending.position == position);
+            let fits = landed || position == self.state().checkpoint;
+            let snapshot = index.snapshot()?;
+            Ok(fits.then_some((index, snapshot, landed)))
+        });
+        match opened {
+            Err(IndexError::Io(error)) if keeping.reopen_failures < REOPEN_ATTEMPTS => {
+                keeping.reopen_failures += 1;
+                Err(IndexError::Io(error))
+            }
+            Err(_) => Ok(None),
+            Ok(opened) => Ok(opened),
+        }
     }
 
     /// Builds the index from the log, up to where it should be.
@@ -190,7 +213,7 @@ impl Engine {
         }
         let mut state = self.state_mut();
         match landed {
-            Some(checkpoint) => state.thaw(snapshot, checkpoint.position),
+            Some(checkpoint) => state.thaw(snapshot, &checkpoint),
             None => state.snapshot = Some(snapshot),
         }
         state.apply_deferred(&mut loaded);
@@ -225,6 +248,8 @@ impl Engine {
 
     /// Lets go of the oldest segments that nobody needs. True if there was one.
     ///
+    /// Only those that nobody needed at the last checkpoint either, so that the index as it was then can be built anew at
+    /// any time.
     /// Strictly the oldest first, each durably before the next: the record that ends a message lies behind the message's
     /// own, so a message never comes back because what ended it went first.
     fn free(&self) -> bool {
@@ -234,7 +259,10 @@ impl Engine {
                 let state = self.state();
                 match state.segments.oldest() {
                     Some((number, segment))
-                        if number < state.checkpoint.segment && segment.live == 0 && segment.pins == 0 =>
+                        if number < state.checkpoint.segment
+                            && state.settled.get(number).live == 0
+                            && segment.live == 0
+                            && segment.pins == 0 =>
                     {
                         (number, segment.damaged)
                     }

@@ -121,11 +121,11 @@ impl Recovery<'_> {
         let (index, checkpoint, chain) = self.open_index(numbers)?;
         let mut state = self.state(&index, &checkpoint).map_err(|error| error.to_string())?;
         self.replay(&index, &mut state, &chain, None).map_err(|error| error.to_string())?;
-        // Segments that were freed since the checkpoint are gone; what is behind it must be why nobody needs them.
+        // Segments that were freed since the checkpoint are still in its books, but nobody needs them.
         let missing: Vec<u64> = state.segments.numbers().filter(|number| !numbers.contains(number)).collect();
         for number in missing {
             let newer_than_some = numbers.iter().any(|present| *present < number);
-            if state.segments.get(number).live > 0 || newer_than_some {
+            if checkpoint.segments.get(number).live > 0 || newer_than_some {
                 return Err("segments of the log are missing".into());
             }
             state.segments.remove(number);
@@ -250,8 +250,9 @@ impl Recovery<'_> {
 
     fn write_down(index: &Index, state: &mut State) -> Result<(), IndexError> {
         let Some(frozen) = state.freeze() else { return Ok(()) };
-        index.write(&frozen, &Checkpoint::new(state.position, state.totals, state.segments.clone()))?;
-        state.thaw(Arc::new(index.snapshot()?), state.position);
+        let checkpoint = Checkpoint::new(state.position, state.totals, state.segments.clone());
+        index.write(&frozen, &checkpoint)?;
+        state.thaw(Arc::new(index.snapshot()?), &checkpoint);
         Ok(())
     }
 

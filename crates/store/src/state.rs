@@ -34,6 +34,8 @@ pub(crate) struct State {
     pub position: Position,
     /// What the index covers.
     pub checkpoint: Position,
+    /// The books at the checkpoint. What they need is kept: so the index can be built anew as it was, under the layers.
+    pub settled: Segments,
     warm: Warm,
     deferred: Deferred,
 }
@@ -71,6 +73,7 @@ impl State {
             totals: checkpoint.totals,
             position: checkpoint.position,
             checkpoint: checkpoint.position,
+            settled: checkpoint.segments.clone(),
             ..Self::default()
         }
     }
@@ -185,9 +188,10 @@ impl State {
     }
 
     /// The frozen layer is in the index, of which `snapshot` is a new view.
-    pub fn thaw(&mut self, snapshot: Arc<Snapshot>, checkpoint: Position) {
+    pub fn thaw(&mut self, snapshot: Arc<Snapshot>, checkpoint: &Checkpoint) {
         self.snapshot = Some(snapshot);
-        self.checkpoint = checkpoint;
+        self.checkpoint = checkpoint.position;
+        self.settled = checkpoint.segments.clone();
         let Some(frozen) = self.frozen.take() else { return };
         for (id, entry) in frozen.entries() {
             match &entry.kept {

@@ -44,7 +44,7 @@ struct Inner {
     names: BTreeMap<String, u64>,
     durable_names: BTreeMap<String, u64>,
     name_changes: Vec<NameChange>,
-    faults: Vec<(Fault, u32)>,
+    faults: Vec<(Fault, &'static str, u32)>,
     /// Operations until power fails, if it shall.
     fuse: Option<u64>,
     operations: u64,
@@ -117,9 +117,19 @@ impl Disk {
 
     /// The next `times` operations of the kind fail.
     pub fn fail(&self, fault: Fault, times: u32) {
+        self.fail_at("", fault, times);
+    }
+
+    /// The next `times` operations of the kind fail on files whose names begin so.
+    pub fn fail_at(&self, names: &'static str, fault: Fault, times: u32) {
         let mut inner = self.lock();
-        inner.faults.retain(|(other, _)| *other != fault);
-        inner.faults.push((fault, times));
+        inner.faults.retain(|(other, ..)| *other != fault);
+        inner.faults.push((fault, names, times));
+    }
+
+    /// Nothing fails any more.
+    pub fn heal(&self) {
+        self.lock().faults.clear();
     }
 
     /// Sets how many octets the disk has.
@@ -211,10 +221,12 @@ impl Inner {
         Ok(value)
     }
 
-    fn faulty(&mut self, fault: Fault) -> io::Result<()> {
-        let failing = self.faults.iter_mut().find(|(other, times)| *other == fault && *times > 0);
-        match failing {
-            Some((_, times)) => {
+    fn faulty(&mut self, fault: Fault, file: Option<u64>) -> io::Result<()> {
+        let name = self.names.iter().find(|(_, other)| Some(**other) == file).map_or("", |(name, _)| name.as_str());
+        let meant =
+            |(other, names, times): &&mut (Fault, &str, u32)| *other == fault && name.starts_with(*names) && *times > 0;
+        match self.faults.iter_mut().find(meant) {
+            Some((.., times)) => {
                 *times -= 1;
                 Err(io::Error::from_raw_os_error(5))
             }
@@ -323,13 +335,20 @@ impl Change {
         }
     }
 
-    /// Applies some sectors of a write, and others not.
+    /// Applies some sectors of a write, and others not: a first part, a last part, or here and there.
     fn tear(&self, into: &mut Vec<u8>, randomness: &Randomness) {
         let Change::Write { offset, octets } = self else { return self.apply(into) };
+        let (manner, cut) = (randomness.below(4), randomness.below(octets.len() + 1));
         let mut at = 0;
         while at < octets.len() {
             let end = ((offset + at) / SECTOR * SECTOR + SECTOR - offset).min(octets.len());
-            if randomness.below(2) == 0 {
+            let survives = match manner {
+                0 => end <= cut,
+                1 => at >= cut,
+                2 => randomness.below(16) > 0,
+                _ => randomness.below(2) == 0,
+            };
+            if survives {
                 Change::Write { offset: offset + at, octets: octets[at..end].to_vec() }.apply(into);
             }
             at = end;
@@ -381,7 +400,7 @@ impl Files for Disk {
 
     fn sync_names(&self) -> io::Result<()> {
         let mut inner = self.begin()?;
-        inner.faulty(Fault::Names)?;
+        inner.faulty(Fault::Names, None)?;
         if !inner.is_out() {
             inner.durable_names = inner.names.clone();
             inner.name_changes.clear();
@@ -421,7 +440,7 @@ impl File for Handle {
 
     fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
         let mut inner = self.disk.begin()?;
-        inner.faulty(Fault::Read)?;
+        inner.faulty(Fault::Read, Some(self.file))?;
         let octets = &inner.stored(self.file)?.octets;
         let found = octets.get(offset as usize..offset as usize + buffer.len());
         buffer.copy_from_slice(found.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))?);
@@ -436,7 +455,7 @@ impl File for Handle {
         if grown > 0 && inner.used() + grown > inner.capacity {
             return Err(io::ErrorKind::StorageFull.into());
         }
-        if let Err(error) = inner.faulty(Fault::Write) {
+        if let Err(error) = inner.faulty(Fault::Write, Some(self.file)) {
             let part = inner.randomness.below(octets.len() + 1);
             let octets = octets[..part].to_vec();
             inner.stored(self.file)?.change(Change::Write { offset: offset as usize, octets });
@@ -458,7 +477,7 @@ impl File for Handle {
 
     fn sync(&self) -> io::Result<()> {
         let mut inner = self.disk.begin()?;
-        if let Err(error) = inner.faulty(Fault::Sync) {
+        if let Err(error) = inner.faulty(Fault::Sync, Some(self.file)) {
             // As on Linux: what failed to be written counts as clean from then on, and a later sync does not try again.
             inner.forget_changes(self.file)?;
             return Err(error);

@@ -2,7 +2,7 @@
 
 use mail::{Destination, Timestamp};
 
-use super::engine::{commit, content, disk, finish, id, ids, open, open_with, options, read, update};
+use super::engine::{commit, commit_together, content, disk, finish, id, ids, open, open_with, options, read, update};
 use crate::Options;
 use crate::engine::Engine;
 use crate::error::ReadError;
@@ -97,6 +97,19 @@ fn a_torn_tail_is_no_damage() {
     disk.corrupt(&file, offset + HEADER + 100, &[0xa5; 3]);
     let engine = open(&disk.crash());
     assert_eq!(ids(&engine), [1, 2, 3, 4]);
+    assert_eq!(engine.quarantine.count(), 0);
+}
+
+#[test]
+fn of_a_torn_batch_only_what_comes_before_the_tear_counts() {
+    let disk = disk();
+    let engine = filled(&disk, 2);
+    assert!(commit_together(&engine, 3..=6).error.is_none());
+    let (file, offset) = place(&engine, 4);
+    drop(engine);
+    disk.corrupt(&file, offset + HEADER + 100, &[0xa5; 3]);
+    let engine = open(&disk.crash());
+    assert_eq!(ids(&engine), [1, 2, 3]);
     assert_eq!(engine.quarantine.count(), 0);
 }
 
@@ -262,6 +275,26 @@ fn an_index_that_breaks_while_in_use_is_built_anew_without_a_restart() {
     assert_eq!(ids(&engine), (6..=41).filter(|n| *n != 21).collect::<Vec<_>>());
     assert!(engine.checkpoint());
     assert_eq!(ids(&open(&disk.crash())), (6..=41).filter(|n| *n != 21).collect::<Vec<_>>());
+}
+
+#[test]
+fn an_index_built_anew_in_use_counts_what_the_log_freed_meanwhile() {
+    let disk = disk();
+    let options = Options { checkpoint_messages: 1000, checkpoint_bytes: 1 << 30, ..options() };
+    let engine = open_with(&disk, options);
+    for n in 1..=100 {
+        assert!(commit(&engine, n, 2000).error.is_none());
+    }
+    engine.checkpoint();
+    for n in 1..=60 {
+        assert!(finish(&engine, n).error.is_none());
+    }
+    engine.maintain(&|| true);
+    engine.note_trouble(crate::IndexError::Broken("as if".into()));
+    engine.maintain(&|| true);
+    assert!(engine.checkpoint());
+    assert_eq!(ids(&engine), (61..=100).collect::<Vec<_>>());
+    assert_eq!(engine.destinations().unwrap()[0].1.queued, 40);
 }
 
 #[test]

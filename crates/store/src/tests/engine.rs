@@ -41,6 +41,16 @@ pub(super) fn content(n: u128, size: usize) -> Vec<u8> {
 }
 
 pub(super) fn commit(engine: &Engine, n: u128, size: usize) -> Written {
+    engine.append(&[message(n, size)], Need::May)
+}
+
+/// Commits messages in one batch.
+pub(super) fn commit_together(engine: &Engine, numbers: impl Iterator<Item = u128>) -> Written {
+    let entries: Vec<_> = numbers.map(|n| message(n, 2000)).collect();
+    engine.append(&entries, Need::May)
+}
+
+fn message(n: u128, size: usize) -> Entry {
     let due = Timestamp::from_millis(n as u64);
     let message = StoredMessage {
         id: id(n),
@@ -51,7 +61,7 @@ pub(super) fn commit(engine: &Engine, n: u128, size: usize) -> Written {
     let record =
         Record::Message { message: message.into(), content: ContentPlace::Here, moved: false, settles: Vec::new() };
     let payload = Payload::new(&record, vec![Bytes::from(content(n, size))]).unwrap();
-    engine.append(&[Entry { record, payload }], Need::May)
+    Entry { record, payload }
 }
 
 pub(super) fn finish(engine: &Engine, n: u128) -> Written {
@@ -226,14 +236,48 @@ fn segments_freed_since_the_last_checkpoint_are_no_reason_to_build_the_index_ane
     for n in 1..=39 {
         assert!(finish(&engine, n).error.is_none());
     }
+    engine.checkpoint();
+    assert!(commit(&engine, 41, 100).error.is_none());
     let oldest = engine.state().segments.oldest().unwrap().0;
     engine.maintain(&|| true);
     assert!(engine.state().segments.oldest().unwrap().0 > oldest);
     assert_ne!(engine.state().checkpoint, engine.state().position, "the freed segments are still in the checkpoint");
     drop(engine);
     let engine = open(&disk.crash());
-    assert_eq!(ids(&engine), [40]);
+    assert_eq!(ids(&engine), [40, 41]);
     assert_eq!(engine.metrics.rebuilds.get(), 0);
+}
+
+#[test]
+fn a_segment_with_chunks_is_kept_from_the_first_chunk_on_until_the_message_is_gone() {
+    let disk = disk();
+    let engine = open(&disk);
+    let payload = Payload::new(&Record::Chunk, vec![Bytes::from_static(b"a chunk")]).unwrap();
+    let chunk = engine.append(&[Entry { record: Record::Chunk, payload }], Need::May).placed[0];
+    let pass = |from: u128| {
+        for n in from..from + 30 {
+            assert!(commit(&engine, n, 8000).error.is_none());
+            assert!(finish(&engine, n).error.is_none());
+        }
+        engine.checkpoint();
+        engine.maintain(&|| true);
+    };
+    pass(100);
+    assert!(engine.state().segments.contains(chunk.segment), "it is pinned");
+    let mut entry = message(1, 0);
+    if let Record::Message { content, .. } = &mut entry.record {
+        *content = ContentPlace::Chunks(vec![chunk]);
+    }
+    entry.payload = Payload::new(&entry.record, Vec::new()).unwrap();
+    assert!(engine.append(&[entry], Need::May).error.is_none());
+    engine.unpin(&[chunk]);
+    engine.maintain(&|| true);
+    assert_eq!(read(&engine, 1), b"a chunk");
+    pass(200);
+    assert_eq!(read(&engine, 1), b"a chunk");
+    assert!(finish(&engine, 1).error.is_none());
+    pass(300);
+    assert!(!engine.state().segments.contains(chunk.segment));
 }
 
 #[test]

@@ -184,7 +184,7 @@ async fn changes_outlive_a_failing_disk_in_their_order_while_mail_is_refused() {
     for n in 1..=2 {
         commit(&store, n, &[Bytes::from_static(b"content")]).await.unwrap();
     }
-    disk.fail(Fault::Sync, 3);
+    disk.fail_at("segment", Fault::Sync, 3);
     let first = store.record(vec![Update::Delivery {
         id: MessageId::from_u128(1),
         number: 0,
@@ -213,7 +213,7 @@ async fn a_commit_on_a_failing_disk_is_an_error_with_a_reply_and_intake_opens_ag
     let store = open(Arc::new(disk.clone()), Options::small());
     let mut content = store.intake(None).unwrap();
     content.write(Bytes::from_static(b"content")).await.unwrap();
-    disk.fail(Fault::Sync, 2);
+    disk.fail_at("segment", Fault::Sync, 2);
     let id = MessageId::from_u128(1);
     let message = NewMessage {
         id,
@@ -237,7 +237,7 @@ async fn a_report_and_what_it_settles_are_one_change() {
     let disk = disk();
     let store = open(Arc::new(disk.clone()), Options::small());
     commit(&store, 1, &[Bytes::from_static(b"content")]).await.unwrap();
-    disk.fail(Fault::Sync, 1);
+    disk.fail_at("segment", Fault::Sync, 1);
     let id = MessageId::from_u128(2);
     let report = |content| NewMessage {
         id,

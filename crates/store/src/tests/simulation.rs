@@ -36,6 +36,8 @@ struct World {
     /// Batches that failed since the last one that did not: after a crash a first part of one of them may be there.
     doubtful: Vec<Vec<Step>>,
     next_id: u128,
+    /// Of 16 changes, how many finish a delivery: so that some seeds pile mail up and others empty the queue.
+    finishing: usize,
 }
 
 fn open(disk: &Disk, random: &Randomness) -> Engine {
@@ -51,13 +53,25 @@ impl World {
         let random = Randomness::seeded(seed);
         let disk = Disk::new(64 << 20, random.clone());
         let engine = open(&disk, &random);
-        Self { seed, random, disk, engine, model: Model::new(), doubtful: Vec::new(), next_id: 1 }
+        Self {
+            seed,
+            disk,
+            engine,
+            model: Model::new(),
+            doubtful: Vec::new(),
+            next_id: 1,
+            finishing: random.below(17),
+            random,
+        }
     }
 
     fn delivery(&self) -> Delivery {
         let destination = Destination::new(format!("mx:{}.example", self.random.below(3)));
         let mut delivery = Delivery::new(destination, [0], Timestamp::from_millis(self.random.below(1000) as u64));
         delivery.attempts = self.random.below(1 << 30) as u32;
+        if self.random.below(16) < self.finishing {
+            delivery.schedule = Schedule::Finished;
+        }
         match self.random.below(8) {
             0..4 => {}
             4 => {
@@ -72,7 +86,7 @@ impl World {
                 delivery.recipients[0].status = RecipientStatus::Final { outcome, notice: Notice::Owed };
                 delivery.schedule = Schedule::Finished;
             }
-            _ => delivery.schedule = Schedule::Finished,
+            _ => {}
         }
         delivery
     }
@@ -101,7 +115,7 @@ impl World {
         if self.random.below(20) == 0 {
             schedule = Schedule::Finished;
         }
-        let deliveries = (0..=self.random.below(3)).map(|_| Delivery { schedule: schedule.clone(), ..self.delivery() });
+        let deliveries = (0..=self.random.below(2)).map(|_| Delivery { schedule: schedule.clone(), ..self.delivery() });
         let message = StoredMessage {
             id,
             envelope: envelope(id, 1).into(),
@@ -169,8 +183,9 @@ impl World {
             0 => drop(self.engine.checkpoint()),
             1..4 => self.engine.maintain(&|| true),
             4 => {
-                let faults = [Fault::Sync, Fault::Write, Fault::Names];
-                self.disk.fail(faults[self.random.below(3)], 1 + self.random.below(2) as u32);
+                let faults = [Fault::Sync, Fault::Write, Fault::Names, Fault::Read];
+                let names = ["", "segment", "spare", "index"][self.random.below(4)];
+                self.disk.fail_at(names, faults[self.random.below(4)], 1 + self.random.below(2) as u32);
             }
             5 => {
                 let at = self.random.below(self.model.len().max(1));
@@ -314,7 +329,13 @@ fn run(seed: u64) {
             }
             world.act();
         }
-        if !world.disk.is_dead() && world.engine.trouble().is_none() {
+        world.disk.heal();
+        if !world.disk.is_dead() {
+            // Whatever failed before is mended by now.
+            world.engine.maintain(&|| true);
+        }
+        if !world.disk.is_dead() {
+            assert!(world.engine.trouble().is_none(), "seed {seed}");
             world.check();
         }
         world.crash();
