@@ -133,7 +133,7 @@ fn it_does_not_serve_as_root() {
     if !is_root() {
         return;
     }
-    let setup = Setup::new().as_root();
+    let setup = Setup::new().staying_root();
     setup.write();
     let config = setup.config();
     let err = postrider(&["serve", "--config", config.to_str().expect("text")]).bad(1);

@@ -50,7 +50,7 @@ impl Client {
         loop {
             let start = reply.len();
             let read = self.reader.read_line(&mut reply).expect("a reply in time");
-            if read == 0 || reply[start..].as_bytes().get(3) != Some(&b'-') {
+            if read == 0 || reply.as_bytes().get(start + 3) != Some(&b'-') {
                 return reply;
             }
         }

@@ -75,14 +75,14 @@ impl Postrider {
     pub fn launch(setup: &Setup) -> Self {
         setup.write();
         let mut command = Command::new(env!("CARGO_BIN_EXE_postrider"));
-        command.arg("serve").arg("--config").arg(setup.config());
+        command.arg("serve").arg("--config").arg(setup.config()).stdin(Stdio::null());
         Self::run(command, setup)
     }
 
     /// Runs any command of the binary as a server; its standard error is the log.
     pub fn run(mut command: Command, setup: &Setup) -> Self {
         open_to_everybody(setup.folder(), 0o755);
-        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the binary starts");
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("the binary starts");
         let stderr = child.stderr.take().expect("a pipe");
         let (sender, lines) = channel();
         std::thread::spawn(move || {

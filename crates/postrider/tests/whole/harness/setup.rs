@@ -96,7 +96,7 @@ impl Setup {
     }
 
     /// No user to become, even if the test runs as root.
-    pub fn as_root(mut self) -> Self {
+    pub fn staying_root(mut self) -> Self {
         self.user = "";
         self
     }

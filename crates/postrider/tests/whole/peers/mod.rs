@@ -21,7 +21,7 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// Short waits, so that a second attempt is seen.
 const SOON: &str =
-    "[retry]\nintervals = [\"500ms\"]\njitter = 0\n[delivery]\nrest_first = \"500ms\"\nrest_most = \"500ms\"";
+    "[retry]\nintervals = [\"1s\"]\njitter = 0\n[delivery]\nrest_first = \"500ms\"\nrest_most = \"500ms\"";
 
 /// The program, or a word about its absence.
 fn tool(name: &str) -> Option<PathBuf> {
@@ -58,7 +58,7 @@ struct Peer(Child);
 impl Peer {
     /// Starts it and waits until it takes connections.
     fn listening(command: &mut Command, address: SocketAddr) -> Self {
-        let mut peer = Self::spawn(command.stderr(Stdio::null()));
+        let mut peer = Self::spawn(command);
         let deadline = Instant::now() + PATIENCE;
         while TcpStream::connect(address).is_err() {
             let ended = peer.0.try_wait().expect("our own child");

@@ -142,7 +142,7 @@ fn hard_failures_are_reported() {
 #[test]
 fn mail_that_stays_refused_expires() {
     let Some(tree) = Tree::found() else { return };
-    let times = "[retry]\nintervals = [\"300ms\"]\nexpire = \"1s\"";
+    let times = "[retry]\nintervals = [\"1s\"]\nexpire = \"2s\"";
     let (server, _sinks, reports) = house(&tree, &["-r rcpt"], times);
     let id = send(&server, 0);
     server.wait("the expiry", |line| line["event"] == "expired" && line["message"] == id.as_str());
