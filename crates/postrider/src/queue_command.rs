@@ -27,7 +27,12 @@ pub fn run(socket: &Path, command: &QueueCommand) -> Result<(), ClientError> {
         QueueCommand::Show { id, content: true, .. } => client.copy(&Request::Content { id: *id }, &mut io::stdout()),
         QueueCommand::Show { id, json, .. } => {
             let shown = client.ask(&Request::Show { id: *id })?;
-            Ok(if *json { output::json(&shown)? } else { output::print(message(&read(shown)?))? })
+            if *json {
+                output::json(&shown)?;
+            } else {
+                output::print(message(&read(shown)?))?;
+            }
+            Ok(())
         }
         QueueCommand::Hold(change) => act(&mut client, Action::Hold, change),
         QueueCommand::Release(change) => act(&mut client, Action::Release, change),
