@@ -101,7 +101,7 @@ pub enum Command {
 }
 
 const SELECT_HELP: &str = "Examples:\n  postrider queue summary\n  postrider queue list --domain example.org --limit 20\n  \
-                           postrider queue show 01kan8q3v7c0000000000000 --content > message.eml\n  postrider queue hold \
+                           postrider queue show 01kan8q3v7c4x1m0z9t6w2r5hd --content > message.eml\n  postrider queue hold \
                            --sender news@example.org --reason \"complaints\"\n  postrider queue remove --domain \
                            example.org --older-than 2d";
 

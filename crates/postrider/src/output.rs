@@ -11,7 +11,7 @@ pub fn print(text: impl AsRef<[u8]>) -> io::Result<()> {
     }
 }
 
-/// As [`print`], with a line end behind.
+/// As [`print`](fn@print), with a line end behind.
 pub fn line(text: impl std::fmt::Display) -> io::Result<()> {
     print(format!("{text}\n"))
 }

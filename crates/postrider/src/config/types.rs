@@ -108,7 +108,8 @@ pub enum OddLocalParts {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Listener {
-    /// Its name, for logs, metrics and routes.
+    /// Its name, for logs, metrics and routes. If it has several addresses, logs add the one that was used:
+    /// `name@address`.
     pub name: String,
     /// The addresses to listen on. A socket that systemd hands over is used where its address is the same.
     pub address: Listed<Address>,

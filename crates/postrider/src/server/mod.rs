@@ -8,6 +8,7 @@
 //! The end goes the other way round: no new connections, open transactions finish within the limit, deliveries under
 //! way finish within the limit, and the store is closed. Whatever the limit cuts off is still queued.
 
+mod files;
 mod intake;
 mod metrics;
 mod privileges;
@@ -176,6 +177,7 @@ impl Prepared {
         let began = Instant::now();
         let mut signals = Signals::listen().map_err(ServeError::system("listen for signals"))?;
         self.warn();
+        files::raise(&self.loaded.configuration);
         let rooms = Rooms::open(self).await?;
         let control = control::Server::bind(&rooms.control_path(), rooms.to_control(began));
         let control = control.map_err(ServeError::system("open the control socket"))?;
@@ -184,8 +186,7 @@ impl Prepared {
         if let Some(period) = supervision::watchdog_period() {
             tasks.watch("the watchdog", alive(period));
         }
-        let status = rooms.ready_status();
-        supervision::ready(&status);
+        supervision::ready(&rooms.ready_status());
         info!(version = env!("CARGO_PKG_VERSION"), start_ms = millis(began), "ready");
         started(&rooms.reception);
         let outcome = loop {
@@ -194,7 +195,7 @@ impl Prepared {
                     Signal::Reload => {
                         supervision::reloading();
                         rooms.reload(logging);
-                        supervision::ready(&status);
+                        supervision::ready(&rooms.ready_status());
                     }
                     Signal::Stop(name) => {
                         info!(signal = name, "stopping");

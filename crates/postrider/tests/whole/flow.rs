@@ -91,3 +91,64 @@ fn lmtp_answers_for_each_recipient() {
     client.expect(250);
     assert_eq!(sink.next().to.len(), 2);
 }
+
+#[test]
+fn the_first_route_that_matches_wins() {
+    let (exact, below, lmtp, any) = (Sink::start(), Sink::start(), Sink::start(), Sink::start());
+    let setup = Setup::new()
+        .route("ours.test", &exact.address().to_string())
+        .route("*.ours.test", &format!("smtp://{}", below.address()))
+        .route("store.test", &format!("lmtp://{}", lmtp.address()))
+        .route("*", &any.address().to_string());
+    let server = Postrider::start(&setup);
+    let to = ["a@ours.test", "b@x.ours.test", "c@store.test", "d@else.test"];
+    server.client().send("a@example.org", &to, HELLO);
+    let got: Vec<String> = [&exact, &below, &lmtp, &any].into_iter().flat_map(|sink| sink.next().to).collect();
+    assert_eq!(got, to);
+}
+
+#[test]
+fn a_host_that_cannot_be_reached_gives_way_to_the_next() {
+    let sink = Sink::start();
+    let nobody = crate::harness::own_socket();
+    let route = format!("[[route]]\ndomains = \"*\"\nto = [\"{nobody}\", \"{}\"]", sink.address());
+    let server = Postrider::start(&Setup::new().table(&route));
+    server.client().send("a@example.org", &["b@example.net"], HELLO);
+    assert_eq!(sink.next().to, ["b@example.net"]);
+}
+
+#[test]
+fn whoever_speaks_for_others_does_not_lend_them_its_rights() {
+    let sink = Sink::start();
+    let server = Postrider::start(&Setup::to(&sink).listener("proxies = [\"127.0.0.0/8\"]"));
+    let mut client = crate::harness::Client::open(server.setup().address);
+    client.write(b"PROXY TCP4 198.51.100.7 192.0.2.1 4321 25\r\n");
+    client.expect(220);
+    client.say("EHLO client.test", 250);
+    client.say("MAIL FROM:<a@example.org>", 250);
+    client.say("RCPT TO:<b@example.net>", 550);
+
+    let server = Postrider::start(&Setup::to(&sink).listener("xclient = [\"127.0.0.0/8\"]"));
+    let mut client = server.client();
+    client.say("XCLIENT ADDR=198.51.100.7", 220);
+    client.say("EHLO client.test", 250);
+    client.say("MAIL FROM:<a@example.org>", 250);
+    client.say("RCPT TO:<b@example.net>", 550);
+}
+
+#[test]
+fn limits_of_the_configuration_hold() {
+    let sink = Sink::start();
+    let limits =
+        "[limits]\nmessage_size = \"1KiB\"\nheader_size = \"1KiB\"\nrecipients = 100\n[connections]\ntotal = 2";
+    let server = Postrider::start(&Setup::to(&sink).table(limits));
+    let mut client = server.client();
+    client.say("MAIL FROM:<a@example.org> SIZE=2000", 552);
+    client.say("MAIL FROM:<a@example.org>", 250);
+    for at in 0..100 {
+        client.say(&format!("RCPT TO:<b{at}@example.net>"), 250);
+    }
+    client.say("RCPT TO:<more@example.net>", 452);
+    let _second = server.client();
+    crate::harness::Client::open(server.setup().address).expect(421);
+}

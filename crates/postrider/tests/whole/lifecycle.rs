@@ -141,7 +141,7 @@ fn it_does_not_serve_as_root() {
 }
 
 #[test]
-fn systemd_is_told_and_hands_over_sockets() {
+fn systemd_is_told() {
     use std::os::unix::net::UnixDatagram;
     let sink = Sink::start();
     let setup = Setup::to(&sink);
@@ -173,4 +173,40 @@ fn systemd_is_told_and_hands_over_sockets() {
     server.signal("TERM");
     said("STOPPING=1");
     assert!(server.wait_exit().success());
+}
+
+#[test]
+fn systemd_hands_over_sockets() {
+    use std::os::fd::OwnedFd;
+    let sink = Sink::start();
+    let setup = Setup::to(&sink);
+    setup.write();
+    // While it lives nobody else can bind the address: the server must take this one.
+    let listener = std::net::TcpListener::bind(setup.address).expect("our own address");
+    let mut command = Command::new("sh");
+    command.arg("-c").arg("exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" serve --config \"$1\"");
+    command.arg(env!("CARGO_BIN_EXE_postrider")).arg(setup.config());
+    command.stdin(std::process::Stdio::from(OwnedFd::from(listener.try_clone().expect("a socket"))));
+    let server = Postrider::run(command, &setup);
+    server.event("ready");
+    server.client().send("a@example.org", &["b@example.net"], HELLO);
+    assert_eq!(sink.next().to, ["b@example.net"]);
+    server.stop();
+}
+
+#[test]
+fn it_becomes_its_user_for_good() {
+    if !is_root() {
+        return;
+    }
+    let sink = Sink::start();
+    let server = Postrider::start(&Setup::to(&sink));
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("the process lives");
+    for key in ["Uid:", "Gid:"] {
+        let line = status.lines().find_map(|line| line.strip_prefix(key)).expect("the kernel tells");
+        // Real, effective, saved and that of the file system: none is left to go back to.
+        assert!(line.split_whitespace().all(|id| id != "0"), "{key}{line}");
+    }
+    let groups = status.lines().find_map(|line| line.strip_prefix("Groups:")).expect("the kernel tells");
+    assert!(groups.split_whitespace().all(|id| id != "0"), "{groups}");
 }
