@@ -5,7 +5,6 @@ mod corpus;
 mod name_servers;
 mod names;
 mod postfix;
-mod relays;
 mod sinks;
 
 use std::io::{BufRead, BufReader};
@@ -87,9 +86,7 @@ impl Peer {
     }
 
     fn spawn(command: &mut Command) -> Self {
-        use std::os::unix::process::CommandExt;
-        // Postfix's master ends its whole process group with itself, which must not be ours.
-        command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null());
+        command.stdin(Stdio::null()).stdout(Stdio::null());
         Self(command.spawn().expect("the peer starts"))
     }
 }

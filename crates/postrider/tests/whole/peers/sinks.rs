@@ -38,10 +38,14 @@ impl SmtpSink {
     /// From now on it takes everything.
     fn recover(&mut self, tree: &Tree) {
         self.running = None;
+        // What it refused at the end of the content is there, too.
+        for entry in std::fs::read_dir(&self.folder).expect("our own folder").flatten() {
+            std::fs::remove_file(entry.path()).expect("a dump");
+        }
         self.run(tree, "");
     }
 
-    /// The messages it has taken, with the lines that it puts in front. It keeps none that it refused.
+    /// The messages it has taken, with the lines that it puts in front.
     fn dumps(&self) -> Vec<String> {
         let entries = std::fs::read_dir(&self.folder).expect("our own folder").flatten();
         let text = |path: PathBuf| String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
@@ -106,7 +110,6 @@ fn soft_failures_are_survived() {
                 && line["site"].as_str().is_some_and(|site| site.contains(&sink.address.to_string()))
         };
         server.wait(&format!("a failure of {}", sink.options), |line| deferred(line) || rests(line));
-        assert!(sink.dumps().is_empty(), "{}", sink.options);
         sink.recover(&tree);
         delivered(&server, id, kinds[at]);
         let dumps = wait_for("the message in smtp-sink", || Some(sink.dumps()).filter(|dumps| !dumps.is_empty()));
@@ -134,7 +137,6 @@ fn hard_failures_are_reported() {
         for wanted in [said, &format!("b@{}", domain(at)), "Action: failed"] {
             assert!(report.content.contains(wanted), "{}: {wanted} in {}", sink.options, report.content);
         }
-        assert!(sink.dumps().is_empty(), "{}", sink.options);
     }
     server.stop();
 }
@@ -156,7 +158,8 @@ fn mail_that_stays_refused_expires() {
 fn odd_but_willing_servers_get_their_mail() {
     let Some(tree) = Tree::found() else { return };
     // EHLO refused, no ESMTP, a PIX in front, no pipelining, no extensions for content, hung up on at QUIT, slow.
-    let kinds = ["-f ehlo", "-e", "-P", "-p", "-8 -E -N", "-q quit", "-Q quit", "-f quit", "-w 1", "-W mail:1", "-H 1"];
+    let kinds =
+        ["-f ehlo", "-e", "-P", "-p", "-8 -E -N", "-q quit", "-Q quit", "-f quit", "-w 1", "-p -W mail:1", "-H 1"];
     let (server, sinks, reports) = house(&tree, &kinds, SOON);
     let ids: Vec<String> = (0..kinds.len()).map(|at| send(&server, at)).collect();
     for (id, sink) in ids.iter().zip(&sinks) {
@@ -166,15 +169,15 @@ fn odd_but_willing_servers_get_their_mail() {
         let proto = if matches!(sink.options, "-f ehlo" | "-e" | "-P") { "SMTP" } else { "ESMTP" };
         assert!(dumps[0].contains(&format!("X-Client-Proto: {proto}\n")), "{}: {}", sink.options, dumps[0]);
     }
-    server.stop();
     assert!(reports.is_empty() && sinks.iter().all(|sink| sink.dumps().len() == 1), "each message once");
+    server.stop();
 }
 
 #[test]
 fn too_slow_is_a_failure_that_passes() {
     let Some(tree) = Tree::found() else { return };
     let times = format!("{SOON}\nmail_time = \"300ms\"");
-    let (server, mut sinks, _reports) = house(&tree, &["-W mail:20"], &times);
+    let (server, mut sinks, _reports) = house(&tree, &["-p -W mail:20"], &times);
     let id = send(&server, 0);
     let began = std::time::Instant::now();
     server.wait("the time-out", |line| line["event"] == "deferred" && line["message"] == id.as_str());
