@@ -77,13 +77,13 @@ impl Hosts {
     /// not work here does not use up all tries.
     fn offer(&mut self, host: &str, mut ips: Vec<IpAddr>, port: u16, fault: &mut Option<Fault>) {
         self.randomness.shuffle(&mut ips);
-        let canonical = ips.into_iter().map(|ip| ip.to_canonical());
-        let (six, four): (Vec<IpAddr>, Vec<IpAddr>) = canonical.partition(IpAddr::is_ipv6);
-        for ip in in_turns(six, four) {
+        let (mut six, mut four) = (Vec::new(), Vec::new());
+        for ip in ips.into_iter().map(|ip| ip.to_canonical()) {
             match self.source_for(ip) {
                 Ok(from) => {
+                    let family = if ip.is_ipv6() { &mut six } else { &mut four };
                     let endpoint = Endpoint::Tcp(SocketAddr::new(ip, port));
-                    self.ready.push_back(Candidate { host: host.to_owned(), endpoint, from });
+                    family.push(Candidate { host: host.to_owned(), endpoint, from });
                 }
                 Err(why) => {
                     let text = format!("{host} [{ip}] cannot be reached: {why}");
@@ -91,6 +91,7 @@ impl Hosts {
                 }
             }
         }
+        self.ready.extend(in_turns(six, four));
     }
 
     /// The local address for a remote one.
@@ -122,7 +123,7 @@ fn note(fault: &mut Option<Fault>, new: Fault) {
 }
 
 /// One of each, as long as there are both.
-fn in_turns(one: Vec<IpAddr>, other: Vec<IpAddr>) -> impl Iterator<Item = IpAddr> {
+fn in_turns<T>(one: Vec<T>, other: Vec<T>) -> impl Iterator<Item = T> {
     let (mut one, mut other) = (one.into_iter(), other.into_iter());
     let mut first = false;
     std::iter::from_fn(move || {
@@ -202,7 +203,7 @@ mod tests {
         let (found, fault) = all(&target(vec![name("a.example", 10)]), &dns, 1).await;
         let six: Vec<bool> = found.iter().map(|(_, endpoint)| endpoint.ip().unwrap().is_ipv6()).collect();
         assert_eq!(six.len(), 4, "{found:?}");
-        assert!(six.contains(&true) && six[..3].contains(&false));
+        assert_eq!(six[1..].iter().position(|six| !six), Some(0), "the other family comes second");
         assert!(fault.unwrap().is_transient());
     }
 

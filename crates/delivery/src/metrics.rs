@@ -13,7 +13,8 @@ pub struct Metrics {
     pub connections: Counter,
     /// Connections that are open.
     pub open: Gauge,
-    /// Connections that failed: `connect`, `refused`, `away`, `cut`, `time`, `protocol`, `content`.
+    /// Connections that failed: `connect`, `refused`, `away`, `cut`, `time`, `protocol`, `content`; `idle`: between two
+    /// messages, where it does no harm.
     pub failures: Family<Reason, Counter>,
     /// Messages handed to a peer, whatever it said.
     pub messages: Counter,

@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use dns::Resolve;
-use mail::{Assignment, AttemptReport, Clock, EnhancedCode, Fault, Randomness, Target};
+use mail::{Assignment, AttemptReport, Clock, EnhancedCode, Fault, FaultSource, Randomness, Target};
 use smtp::client::{Closed, Event, Transaction, Verdict};
 use smtp::extensions::Extensions;
 use store::Store;
@@ -87,7 +87,7 @@ impl Deliverer {
             Err(fault) => return work.unreachable(fault),
         };
         while line.used < run.share(&line) {
-            let Some(assignment) = next(&mut work, &mut line).await else { break };
+            let Some(assignment) = run.next(&mut work, &mut line).await else { break };
             let job = run.carry(assignment, &mut line, &mut hosts).await;
             work.report(run.counted(job)).await;
             if line.closed().is_some() {
@@ -98,23 +98,12 @@ impl Deliverer {
     }
 }
 
-/// The next assignment; meanwhile the peer is listened to, so that its goodbye is not mistaken for a failure later.
-async fn next<W: Work>(work: &mut W, line: &mut Line) -> Option<Assignment> {
-    let mut next = std::pin::pin!(work.next());
-    while line.closed().is_none() {
-        tokio::select! {
-            biased;
-            assignment = &mut next => return assignment,
-            () = line.listen() => {}
-        }
-    }
-    next.await
-}
-
 /// How a transaction left the connection.
 enum End {
     /// Open. At least one recipient more is decided.
     Open,
+    /// Over, but all was said before. At least one recipient more is decided.
+    Left,
     /// Over, for a reason that lies with the peer or the network: who is still pending may try another host.
     Lost(Fault),
     /// Over, because the content could not be given. It would go the same way with any host.
@@ -131,6 +120,17 @@ struct Run<'a> {
 impl Run<'_> {
     fn hosts(&self) -> Hosts {
         Hosts::new(self.target, &self.inner.randomness)
+    }
+
+    /// The next assignment; meanwhile the peer is listened to, so that its goodbye is not mistaken for a failure later.
+    async fn next<W: Work>(&self, work: &mut W, line: &mut Line) -> Option<Assignment> {
+        let mut next = std::pin::pin!(work.next());
+        tokio::select! {
+            biased;
+            assignment = &mut next => return assignment,
+            () = line.listen() => self.inner.metrics.failed("idle"),
+        }
+        next.await
     }
 
     /// The first host that welcomes us, from where `hosts` stands; else the last fault.
@@ -220,13 +220,16 @@ impl Run<'_> {
             }
             match self.transact(&mut job, line).await {
                 End::Open => {}
+                End::Left => *hosts = self.hosts(),
                 End::Lost(lost) => {
                     debug!(message = %job.assignment.id, reply = %lost.reply, "connection lost");
-                    job.connection_failed = true;
-                    fault = Some(lost);
-                    if std::mem::take(&mut may_be_stale) {
+                    let stale = std::mem::take(&mut may_be_stale) && !job.is_done();
+                    if stale {
                         *hosts = self.hosts();
                     }
+                    // A connection may end between two messages; only if the peer says 421 it wants less of us.
+                    job.connection_failed |= !stale || lost.by != FaultSource::Local;
+                    fault = Some(lost);
                 }
                 End::Unfit(fault) => job.settle_rest(&fault),
             }
@@ -298,8 +301,11 @@ impl Run<'_> {
         let closed = line.closing().await;
         self.count(&closed);
         let fault = line.fault(closed.reply());
+        let complete = !verdicts.is_empty() && !verdicts.iter().any(|verdict| matches!(verdict, Verdict::Lost(_)));
         job.settle(recipients, verdicts, line, Some(&fault));
         match closed {
+            // It said all it had to say about this message first.
+            Closed::GoneAway(_) | Closed::Cut(_) if complete => End::Left,
             Closed::Unfit(_) => End::Unfit(unreadable.unwrap_or(fault)),
             _ => End::Lost(fault),
         }

@@ -1,0 +1,7 @@
+//! Delivery against servers on loopback that behave well and badly, with content from a real store.
+
+mod content;
+mod failures;
+mod house;
+mod peer;
+mod reuse;
