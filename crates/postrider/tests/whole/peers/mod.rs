@@ -5,6 +5,7 @@ mod corpus;
 mod name_servers;
 mod names;
 mod postfix;
+mod relays;
 mod sinks;
 
 use std::io::{BufRead, BufReader};
@@ -57,7 +58,7 @@ struct Peer(Child);
 impl Peer {
     /// Starts it and waits until it takes connections.
     fn listening(command: &mut Command, address: SocketAddr) -> Self {
-        let mut peer = Self::spawn(command);
+        let mut peer = Self::spawn(command.stderr(Stdio::null()));
         let deadline = Instant::now() + PATIENCE;
         while TcpStream::connect(address).is_err() {
             let ended = peer.0.try_wait().expect("our own child");
