@@ -143,6 +143,7 @@ async fn a_bare_line_end_never_leaves() {
     let story = house.run(vec![peer.host(10), other.host(20)]).await;
     assert!(story.only().starts_with("0 failed 554 5.6.0 "), "{} of {size} octets", story.only());
     assert!(!story.is_connection_blamed());
+    peer.contents().await;
 }
 
 #[tokio::test]

@@ -66,6 +66,7 @@ async fn without_any_host_nothing_is_pulled() {
     let story = House::plain(1).await.run(vec![refused(1).await]).await;
     let fault = story.unreachable.unwrap();
     assert!(fault.is_transient() && fault.reply.text().contains("cannot connect to [127.0.0.1]"), "{fault}");
+    peer.contents().await;
 }
 
 #[tokio::test]
@@ -136,6 +137,7 @@ async fn refusals_speak_for_their_recipients_only() {
         ]
     );
     assert!(!story.is_connection_blamed());
+    peer.contents().await;
 }
 
 #[tokio::test]
@@ -203,6 +205,7 @@ async fn names_are_looked_up_and_those_that_do_not_exist_are_told_apart() {
     let mut house = House::plain(1).await;
     let fault = house.run(vec![name("gone.x.example", 5)]).await.unreachable.unwrap();
     assert!(fault.is_permanent() && fault.by == mail::FaultSource::Local, "{fault}");
+    peer.contents().await;
 }
 
 #[tokio::test]
@@ -230,4 +233,5 @@ async fn ipv6_is_spoken_too() {
     let mut house = House::plain(1).await;
     let peer = Peer::start_at("[::1]:0", &[&script(&[HELLO, TAKES, BYE])]).await;
     assert_eq!(house.run(vec![peer.host(10)]).await.only(), "0 delivered 250 taken");
+    peer.contents().await;
 }

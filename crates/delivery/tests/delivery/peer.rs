@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 /// A server that takes as many connections as it has scripts, and nothing after that.
 pub struct Peer {
     pub address: SocketAddr,
-    serving: JoinHandle<Vec<String>>,
+    serving: JoinHandle<Followed>,
     gate: Arc<Semaphore>,
 }
 
@@ -25,7 +25,7 @@ pub const TAKES: &str =
 pub const BYE: &str = "C QUIT\nS 221 bye\n";
 
 impl Peer {
-    /// `S text`: says it. `C text`: reads a line, which must be this. `content`: reads to the final dot. `octets N`: reads
+    /// `S text`: says it, `|` for a line end. `C text`: reads a line, which must be this. `content`: reads to the final dot. `octets N`: reads
     /// N octets of content. `cut`: ends the connection, as does the end of the script. `reset`: ends it hard. `hang`:
     /// says nothing more, until the client leaves. `deaf`: reads nothing more, and leaves the connection open. `wait`:
     /// until [`Peer::go_on`].
@@ -45,7 +45,7 @@ impl Peer {
                 let (stream, _) = listener.accept().await.unwrap();
                 followed.follow(stream, &script).await;
             }
-            followed.contents
+            followed
         });
         Self { address, serving, gate }
     }
@@ -63,12 +63,12 @@ impl Peer {
     /// The contents that it got. All scripts must have been followed.
     pub async fn contents(self) -> Vec<String> {
         assert!(self.serving.is_finished() || settled(&self.serving).await, "a script was not followed to its end");
-        self.serving.await.unwrap()
+        self.serving.await.unwrap().contents
     }
 }
 
 /// Gives the server the chance to see the last of the client's end.
-async fn settled(serving: &JoinHandle<Vec<String>>) -> bool {
+async fn settled(serving: &JoinHandle<Followed>) -> bool {
     for _ in 0..1000 {
         if serving.is_finished() {
             return true;
@@ -92,7 +92,8 @@ impl Followed {
             match step.split_once(' ').unwrap_or((step, "")) {
                 ("S", text) => {
                     // The client may have left already: that is its right.
-                    let _ = stream.write_all(format!("{text}\r\n").as_bytes()).await;
+                    let text = format!("{}\r\n", text.replace('|', "\r\n"));
+                    let _ = stream.write_all(text.as_bytes()).await;
                 }
                 ("C", expected) => {
                     let mut line = String::new();

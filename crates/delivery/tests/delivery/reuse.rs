@@ -46,11 +46,13 @@ async fn a_connection_carries_its_share_and_no_more() {
     house.settings.messages = 2;
     let peer = Peer::start(&[&script(&[HELLO, TAKES, TAKES, BYE])]).await;
     assert_eq!(house.run(vec![peer.host(10)]).await.told().len(), 2);
+    peer.contents().await;
     // MAILMAX of the peer counts as well.
     let mut house = messages(3).await;
     let hello = "S 220 mx\nC EHLO us.example\nS 250-mx\nS 250-LIMITS MAILMAX=1\nS 250 PIPELINING\n";
     let peer = Peer::start(&[&script(&[hello, TAKES, BYE])]).await;
     assert_eq!(house.run(vec![peer.host(10)]).await.told().len(), 1);
+    peer.contents().await;
 }
 
 #[tokio::test]
@@ -62,6 +64,7 @@ async fn a_message_goes_on_over_fresh_connections_where_one_may_carry_one_transa
     let story = house.run(vec![peer.host(10)]).await;
     assert_eq!(story.told(), ["0 delivered 250 taken", "1 delivered 250 taken"]);
     assert!(!story.is_connection_blamed());
+    peer.contents().await;
 }
 
 #[tokio::test]
@@ -83,6 +86,7 @@ async fn many_recipients_take_several_transactions() {
         story.told(),
         ["0 delivered 250 one", "1 failed [127.0.0.1] [127.0.0.1] said: 550 no", "2 delivered 250 two"]
     );
+    peer.contents().await;
 }
 
 #[tokio::test]
@@ -104,6 +108,7 @@ async fn the_limits_of_the_peer_are_kept() {
     .await;
     let told = house.run(vec![peer.host(10)]).await.told();
     assert_eq!(told, ["0 delivered 250 one", "1 delivered 250 one", "2 delivered 250 one", "3 delivered 250 two"]);
+    peer.contents().await;
 }
 
 #[tokio::test]
@@ -147,10 +152,32 @@ async fn a_connection_that_the_peer_ended_between_two_messages_costs_nothing() {
 #[tokio::test]
 async fn a_goodbye_right_behind_the_last_word_costs_nothing() {
     let mut house = messages(1).await;
-    let peer = Peer::start(&[&script(&[HELLO, &TAKES.replace("250 taken", "250 taken\r\n421 enough")])]).await;
+    let peer = Peer::start(&[&script(&[HELLO, &TAKES.replace("250 taken", "250 taken|421 enough")])]).await;
     let story = house.run(vec![peer.host(10)]).await;
     assert_eq!(story.only(), "0 delivered 250 taken");
     assert!(!story.is_connection_blamed());
+    peer.contents().await;
+}
+
+#[tokio::test]
+async fn a_greeting_that_refuses_fails_no_message() {
+    let mut house = messages(2).await;
+    let peer = Peer::start(&[&script(&[HELLO, TAKES, "C MAIL FROM:<s@us.example>\ncut\n"]), "S 554 no\n"]).await;
+    let told = house.run(vec![peer.host(10)]).await.told();
+    assert!(told[1].starts_with("0 deferred 421 4.4.2 "), "{told:?}");
+    peer.contents().await;
+    // The connection had ended before: only the greeting is there to be told.
+    let mut house = messages(2).await;
+    let gate = Arc::new(Semaphore::new(0));
+    let peer = Peer::start(&[&script(&[HELLO, TAKES]), "S 554 no\n"]).await;
+    let metrics = house.metrics.clone();
+    let second = async {
+        until(|| metrics.failures.get_or_create(&Reason { reason: "idle" }).get() == 1).await;
+        gate.add_permits(2);
+    };
+    let (story, ()) = tokio::join!(house.run_slowly(target(vec![peer.host(10)]), Some(Arc::clone(&gate))), second);
+    assert_eq!(story.told()[1], "0 deferred [127.0.0.1] [127.0.0.1] said: 554 no");
+    peer.contents().await;
 }
 
 #[tokio::test]
@@ -187,6 +214,7 @@ async fn lmtp_tells_for_each_recipient() {
             "2 deferred [127.0.0.1] [127.0.0.1] said: 452 4.2.2 full",
         ]
     );
+    peer.contents().await;
 }
 
 #[tokio::test]
