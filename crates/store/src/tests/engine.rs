@@ -296,6 +296,20 @@ fn a_file_that_cannot_be_written_is_given_up_for_another() {
 }
 
 #[test]
+fn the_segment_that_is_being_written_stays_though_nothing_in_it_lives() {
+    let disk = disk();
+    let engine = open(&disk);
+    for n in 1..=20 {
+        assert!(commit(&engine, n, 100).error.is_none());
+        assert!(finish(&engine, n).error.is_none());
+        assert!(engine.checkpoint());
+        engine.maintain(&|| true);
+    }
+    assert!(commit(&engine, 100, 100).error.is_none());
+    assert_eq!(ids(&open(&disk.crash())), [100]);
+}
+
+#[test]
 fn a_record_larger_than_a_segment_gets_one_of_its_own() {
     let disk = disk();
     let engine = open(&disk);
