@@ -114,8 +114,9 @@ impl Line {
             return Fault { reply, by };
         }
         let place = match self.candidate.endpoint.ip() {
-            Some(ip) => format!("{} [{ip}]", self.candidate.host),
-            None => self.candidate.host.clone(),
+            // A host that is named by its address says it already.
+            Some(ip) if !self.candidate.host.starts_with('[') => format!("{} [{ip}]", self.candidate.host),
+            _ => self.candidate.host.clone(),
         };
         let text = format!("{place}: {}", reply.text());
         Fault { reply: Reply::new(reply.code(), reply.enhanced(), text), by: FaultSource::Local }

@@ -54,11 +54,15 @@ async fn by_exchanges(rules: &Rules, resolver: &dyn Resolve, host: &Host) -> Res
     Ok((site(&found), Protocol::Smtp, hosts))
 }
 
+/// Octets of a site's name that still lists its hosts in their order.
+const LONGEST_NAME: usize = 160;
+
 /// Hosts in the order of the configuration. The mail exchanges of one that is a mail domain stand in its place; one
 /// whose exchanges can't be found is left out as long as there are others.
 async fn by_smart_hosts(rules: &Rules, resolver: &dyn Resolve, list: &[SmartHost]) -> Result<Found, Fault> {
     let mut hosts = Vec::new();
     let mut by_port: BTreeMap<u16, Vec<Exchange>> = BTreeMap::new();
+    let mut in_order = Vec::new();
     let mut trouble = None;
     for (order, entry) in list.iter().enumerate() {
         let found = if entry.mx {
@@ -71,6 +75,7 @@ async fn by_smart_hosts(rules: &Rules, resolver: &dyn Resolve, list: &[SmartHost
                 // Each entry of the list has a band of preferences of its own.
                 let rank = |at: usize| u16::try_from(order * MAX_HOSTS + at).unwrap_or(u16::MAX);
                 hosts.extend(ranked(&found).map(|(at, host)| target_host(host, entry.port, rank(at))));
+                in_order.push(format!("{}:{}", site(&found), entry.port));
                 by_port.entry(entry.port).or_default().extend(found);
             }
             // A smart host that does not exist is a mistake of ours, not of the sender: nothing bounces for it.
@@ -83,8 +88,13 @@ async fn by_smart_hosts(rules: &Rules, resolver: &dyn Resolve, list: &[SmartHost
         return Err(Fault::local(451, EnhancedCode::new(4, 4, 4), text));
     }
     hosts.truncate(MAX_HOSTS);
-    let names: Vec<String> = by_port.iter().map(|(port, hosts)| format!("{}:{port}", site(hosts))).collect();
-    Ok((Site::new(format!("hosts:{}", names.join(","))), Protocol::Smtp, hosts))
+    // Routes that list the same hosts in another order try them in another order: they must not share a lane.
+    let mut name = in_order.join(",");
+    if name.len() > LONGEST_NAME {
+        let sets: Vec<String> = by_port.iter().map(|(port, hosts)| format!("{}:{port}", site(hosts))).collect();
+        name = sets.join(",");
+    }
+    Ok((Site::new(format!("hosts:{name}")), Protocol::Smtp, hosts))
 }
 
 fn by_lmtp(server: &LmtpServer) -> Found {
