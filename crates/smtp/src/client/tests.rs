@@ -322,9 +322,15 @@ fn a_chunk_is_never_completed_with_what_does_not_fit() {
         "S: 250-mx\nS: 250-PIPELINING\nS: 250 CHUNKING\nC: MAIL FROM:<s@us.example>\nC: RCPT TO:<a@x.example>\n",
         "S: 250 ok\nS: 250 ok\n",
     ]);
-    for content in [&b"too short"[..], b"much too long to fit into it", b"a bare LF is\nbad", b"ends with a CR..\r"] {
+    for (content, unfit) in [
+        (&b"too short"[..], Unfit::Length),
+        (b"much too long to fit into it", Unfit::Length),
+        (b"a bare LF is\nbad!", Unfit::BareLineEnd),
+        (b"a bare CR is\rbad!", Unfit::BareLineEnd),
+        (b"ends with a CR..\r", Unfit::BareLineEnd),
+    ] {
         let dialogue = || Dialogue { content, ..Dialogue::new(transaction(&["a@x.example"]), &start) };
-        assert!(matches!(dialogue().closed(), Some(Closed::Unfit(_))), "{content:?}");
+        assert_eq!(dialogue().closed(), Some(Closed::Unfit(unfit)), "{content:?}");
         assert_eq!(dialogue().verdicts(), ["NotTaken"]);
     }
 }
