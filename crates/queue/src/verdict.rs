@@ -72,7 +72,8 @@ pub(crate) fn decide(
     let removal = order.filter(|order| order.kind == OrderKind::Remove);
     let next = at.retry.next(delivery.attempts, envelope.received_at, purpose(envelope), at.now, randomness);
     let due = match next {
-        NextAttempt::At(due) => due.max(at.not_before),
+        // A rest that lasts beyond the expiry must not make the sender wait for the news.
+        NextAttempt::At(due) => due.max(at.not_before.min(at.retry.expires(envelope.received_at, purpose(envelope)))),
         NextAttempt::Expired if at.may_expire => Timestamp::MAX,
         NextAttempt::Expired => (at.now + at.retry.intervals.after(delivery.attempts)).max(at.not_before),
     };

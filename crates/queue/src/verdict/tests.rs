@@ -163,6 +163,17 @@ fn a_resting_lane_puts_off_to_its_end_at_least() {
 }
 
 #[test]
+fn a_rest_beyond_the_expiry_does_not_put_off_the_news() {
+    let envelope = envelope("a@example.net", &[Notify::Default]);
+    let retry = exact();
+    let expires = retry.expires(START, shaping::Purpose::Mail);
+    let circumstances = Circumstances { not_before: expires + HOUR, ..at(&retry, HOUR) };
+    let happening = Happening::Fault(&temporary());
+    let verdict = decide(&envelope, &delivery(&envelope), happening, None, &circumstances, &Randomness::seeded(1));
+    assert_eq!(verdict.into[0].schedule, Schedule::At(expires));
+}
+
+#[test]
 fn a_greeting_that_refuses_bounces_nothing_but_names_without_addresses_do() {
     let envelope = envelope("a@example.net", &[Notify::Default]);
     let retry = exact();
