@@ -91,6 +91,31 @@ async fn the_next_host_is_tried_when_one_breaks_before_it_has_the_message() {
 }
 
 #[tokio::test]
+async fn a_goodbye_is_heard_although_the_connection_was_reset_behind_it() {
+    let content = format!("Subject: large\r\n\r\n{}", "some text\r\n".repeat(100_000));
+    // Each reply in one write: what Nagle's algorithm still held back would go down with the reset.
+    for (before, recipients) in [
+        ("unread\nS 421 4.7.0 too many\n", 3),
+        ("unread\nS 250 ok|421 4.7.0 too many\n", 3),
+        ("unread\nS 250 ok|250 ok|421 4.7.0 too many\n", 3),
+        // In the middle of the content.
+        (
+            "C MAIL FROM:<s@us.example>\nC RCPT TO:<0@x.example>\nC DATA\nS 250 ok\nS 250 ok\nS 354 go\nunread\nS 421 4.7.0 too many\n",
+            1,
+        ),
+    ] {
+        let mut house = House::new();
+        house.queue(recipients, content.as_bytes(), |_| ()).await;
+        let peer = Peer::start(&[&script(&[HELLO, before])]).await;
+        let story = house.run(vec![peer.host(10)]).await;
+        let said = |place: usize| format!("{place} deferred [127.0.0.1] [127.0.0.1] said: 421 4.7.0 too many");
+        assert_eq!(story.told(), (0..recipients).map(said).collect::<Vec<_>>(), "{before}");
+        assert!(story.is_connection_blamed());
+        peer.contents().await;
+    }
+}
+
+#[tokio::test]
 async fn after_the_final_dot_the_message_waits_for_another_attempt() {
     for bad in ["cut\n", "reset\n", "S what\n"] {
         let mut house = House::plain(1).await;

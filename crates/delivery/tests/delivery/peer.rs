@@ -27,8 +27,8 @@ pub const BYE: &str = "C QUIT\nS 221 bye\n";
 impl Peer {
     /// `S text`: says it, `|` for a line end. `C text`: reads a line, which must be this. `content`: reads to the final dot. `octets N`: reads
     /// N octets of content. `cut`: ends the connection, as does the end of the script. `reset`: ends it hard. `hang`:
-    /// says nothing more, until the client leaves. `deaf`: reads nothing more, and leaves the connection open. `wait`:
-    /// until [`Peer::go_on`].
+    /// says nothing more, until the client leaves. `deaf`: reads nothing more, and leaves the connection open. `unread`:
+    /// waits for input and leaves it there, so that the connection ends by a reset. `wait`: until [`Peer::go_on`].
     pub async fn start(scripts: &[&str]) -> Self {
         Self::start_at("127.0.0.1:0", scripts).await
     }
@@ -119,6 +119,9 @@ impl Followed {
                 ("cut", _) => return,
                 ("reset", _) => return stream.get_ref().set_zero_linger().unwrap(),
                 ("deaf", _) => return self.deaf.push(stream),
+                ("unread", _) => {
+                    stream.get_ref().peek(&mut [0]).await.unwrap();
+                }
                 ("wait", _) => self.gate.acquire().await.unwrap().forget(),
                 ("hang", _) => {
                     let mut rest = Vec::new();

@@ -335,7 +335,12 @@ impl Connection {
                     self.events.push_back(Event::Done(exchange.into_verdicts(false)));
                 }
             }
-            Step::Unexpected(what) => self.close(Closed::Nonsense(what.into())),
+            Step::Unexpected(what) => {
+                if let Phase::Exchange(exchange) = &mut self.phase {
+                    exchange.doubt();
+                }
+                self.close(Closed::Nonsense(what.into()));
+            }
             Step::CutShort => self.close(Closed::CutShort),
         }
     }

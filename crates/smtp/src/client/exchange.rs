@@ -296,6 +296,17 @@ impl Exchange {
         Ok(())
     }
 
+    /// Forgets every refusal: the peer's replies turned out not to be in step with the commands, so nobody knows what was
+    /// refused. PIPELINING was offered by servers that answer out of order.
+    pub(super) fn doubt(&mut self) {
+        self.refused = None;
+        for fate in &mut self.fates {
+            if matches!(fate, Fate::Decided(Verdict::Refused(_) | Verdict::Surplus(_))) {
+                *fate = Fate::Undecided;
+            }
+        }
+    }
+
     /// The verdicts, one per recipient; who has none lost the connection. `gone`: the peer said 421, so that it did not
     /// take the message over even if it had all of it.
     pub(super) fn into_verdicts(self, gone: bool) -> Vec<Verdict> {

@@ -223,6 +223,13 @@ fn peers_that_do_not_speak_the_protocol() {
         "S: 220 mx\nC: EHLO us.example\nS: 250 mx\nC: MAIL FROM:<s@us.example>\nS: 354 go\n",
         "S: 220 mx\nC: EHLO us.example\nS: 250-mx\nS: 250 PIPELINING\n\
          C: MAIL FROM:<s@us.example>\nC: RCPT TO:<a@x.example>\nC: DATA\nS: 250 ok\nS: 250 ok\nS: 250 ok\n",
+        // Out of order: as smtp-sink of Postfix answers with `-W mail:1`. That refuses nothing.
+        "S: 220 mx\nC: EHLO us.example\nS: 250-mx\nS: 250 PIPELINING\n\
+         C: MAIL FROM:<s@us.example>\nC: RCPT TO:<a@x.example>\nC: DATA\n\
+         S: 503 need MAIL\nS: 503 need RCPT\nS: 250 ok\n",
+        "S: 220 mx\nC: EHLO us.example\nS: 250-mx\nS: 250 PIPELINING\n\
+         C: MAIL FROM:<s@us.example>\nC: RCPT TO:<a@x.example>\nC: DATA\n\
+         S: 250 ok\nS: 550 nobody\nS: 250 ok\n",
     ] {
         let dialogue = || Dialogue::new(transaction(&["a@x.example"]), script);
         let closed = dialogue().closed();

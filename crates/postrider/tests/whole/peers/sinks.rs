@@ -158,7 +158,9 @@ fn mail_that_stays_refused_expires() {
 fn odd_but_willing_servers_get_their_mail() {
     let Some(tree) = Tree::found() else { return };
     // EHLO refused, no ESMTP, a PIX in front, no pipelining, no extensions for content, hung up on at QUIT, slow.
-    // `-W` goes with `-p`: while smtp-sink waits, it answers the commands that came behind out of their order.
+    // `-W` goes with `-p`: smtp-sink offers PIPELINING and does not keep to it (RFC 2920 §3.2: replies come in the order of
+    // the commands). To MAIL, RCPT, DATA in one piece, `-W mail:1` answers "503 need MAIL", "503 need RCPT" at once and
+    // "250 Ok" a second later.
     let kinds =
         ["-f ehlo", "-e", "-P", "-p", "-8 -E -N", "-q quit", "-Q quit", "-f quit", "-w 1", "-p -W mail:1", "-H 1"];
     let (server, sinks, reports) = house(&tree, &kinds, SOON);
