@@ -46,21 +46,29 @@ pub enum ReceptionError {
         /// Its host name.
         hostname: Domain,
     },
+    /// A connection was handed over for a listener that there is not.
+    #[error("there is no listener {name:?}")]
+    NoListener {
+        /// The name.
+        name: String,
+    },
     /// The reception is drained, or draining.
     #[error("the server is shutting down")]
     Drained,
 }
 
-/// A listening socket, not blocking.
-pub(crate) fn open(name: &str, socket: &Socket) -> Result<TcpListener, ReceptionError> {
-    match socket {
+/// A listening socket, not blocking, where it is for us to listen, and where it listens.
+pub(crate) fn open(name: &str, socket: &Socket) -> Result<(Option<TcpListener>, SocketAddr), ReceptionError> {
+    let unusable = |error| ReceptionError::Inherited { name: name.to_owned(), error };
+    let listener = match socket {
         Socket::Bind(address) => {
-            bind(*address).map_err(|error| ReceptionError::Bind { name: name.to_owned(), address: *address, error })
+            bind(*address).map_err(|error| ReceptionError::Bind { name: name.to_owned(), address: *address, error })?
         }
-        Socket::Inherited(listener) => {
-            inherit(listener).map_err(|error| ReceptionError::Inherited { name: name.to_owned(), error })
-        }
-    }
+        Socket::Inherited(listener) => inherit(listener).map_err(unusable)?,
+        Socket::Elsewhere(address) => return Ok((None, *address)),
+    };
+    let local = listener.local_addr().map_err(unusable)?;
+    Ok((Some(listener), local))
 }
 
 /// Whether `protocol` may be spoken at `port`.

@@ -4,7 +4,6 @@
 //! input, for the session's next deadline, or for the end of the server. An idle connection holds no large buffer.
 
 use std::io;
-use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,8 +11,6 @@ use std::time::{Duration, Instant};
 use bytes::Buf;
 use mail::{EnhancedCode, Recipient, Reply};
 use smtp::server::{Answer, Begin, CloseReason, Event, Finished, Peer, Refusal, Session};
-use socket2::SockRef;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -23,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::proxy::{self, Header, ProxyError};
 use crate::reception::{Gate, Shared, Stage, canonical};
 use crate::relay::Verdict;
+use crate::stream::Stream;
 use crate::transfer::{Entrance, Transfer};
 
 /// How long and how much is read and thrown away after the last reply, so that the client gets to see it.
@@ -30,17 +28,17 @@ const LINGER: Duration = Duration::from_secs(2);
 const LINGER_OCTETS: usize = 1 << 20;
 
 /// A connection that has been admitted.
-pub(crate) struct Connection {
+pub(crate) struct Connection<S> {
     pub(crate) shared: Arc<Shared>,
     pub(crate) gate: Arc<Gate>,
     pub(crate) place: Place,
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: S,
     pub(crate) peer: SocketAddr,
     pub(crate) local: SocketAddr,
 }
 
 /// Serves a connection until it is over.
-pub(crate) async fn run(mut connection: Connection) {
+pub(crate) async fn run<S: Stream>(mut connection: Connection<S>) {
     let _open = Open::new(connection.shared.metrics.clone(), connection.peer);
     let mut input = Input::default();
     if connection.gate.listener.proxy_from.contains(connection.peer.ip()) {
@@ -81,7 +79,7 @@ impl Drop for Open {
     }
 }
 
-impl Connection {
+impl<S: Stream> Connection<S> {
     /// Reads the PROXY header; what stands behind it stays in `input`.
     async fn proxy_header(&self, input: &mut Input) -> Result<Header, &'static str> {
         let reading = async {
@@ -117,18 +115,18 @@ impl Connection {
     fn say(&self, reply: &Reply, reason: &'static str) {
         let mut line = Vec::new();
         reply.write_to(&mut line);
-        let sent = SockRef::from(&self.stream).send(&line).unwrap_or(0);
+        let sent = self.stream.say(&line).unwrap_or(0);
         self.shared.metrics.sent_bytes.inc_by(sent as u64);
         tracing::info!(peer = %self.peer, reason, %reply, "connection refused");
     }
 }
 
 /// The driver of one session.
-struct Driver {
+struct Driver<S> {
     shared: Arc<Shared>,
     gate: Arc<Gate>,
     place: Place,
-    stream: TcpStream,
+    stream: S,
     session: Session,
     input: Input,
     transfer: Option<Transfer>,
@@ -142,8 +140,8 @@ enum Woken {
     Stage(Stage),
 }
 
-impl Driver {
-    fn new(connection: Connection, input: Input) -> Self {
+impl<S: Stream> Driver<S> {
+    fn new(connection: Connection<S>, input: Input) -> Self {
         let Connection { shared, gate, place, stream, peer, local } = connection;
         tracing::debug!(listener = gate.listener.name, %peer, "connected");
         let mut who = Peer::new(peer, local);
@@ -192,10 +190,9 @@ impl Driver {
     }
 
     /// Input before the greeting counts against the client only if it is seen before the greeting goes out, so it is
-    /// looked for; one octet tells.
+    /// looked for.
     async fn hear_early_talk(&mut self) {
-        let mut octet = [MaybeUninit::uninit()];
-        if self.input.is_empty() && SockRef::from(&self.stream).peek(&mut octet).is_ok_and(|octets| octets > 0) {
+        if self.input.is_empty() && self.stream.has_input() {
             let _ = self.input.read(&self.stream).await;
         }
     }
@@ -392,7 +389,7 @@ impl Driver {
         if self.flush().await.is_err() || matches!(reason, CloseReason::Quit | CloseReason::Disconnected) {
             return;
         }
-        if SockRef::from(&self.stream).shutdown(std::net::Shutdown::Write).is_err() {
+        if self.stream.finish().is_err() {
             return;
         }
         let void = async {
@@ -419,7 +416,7 @@ mod tests {
 
     #[test]
     fn an_idle_connection_costs_a_few_kilobytes() {
-        let size = size(run);
+        let size = size(run::<tokio::net::TcpStream>);
         assert!(size <= 4096, "the task of a connection has {size} octets");
     }
 }

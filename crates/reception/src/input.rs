@@ -7,7 +7,8 @@
 use std::io;
 
 use bytes::{Bytes, BytesMut};
-use tokio::net::TcpStream;
+
+use crate::stream::Stream;
 
 /// The buffer for commands, and the least for content.
 pub(crate) const SMALL: usize = 4 << 10;
@@ -46,7 +47,7 @@ impl Input {
 
     /// Waits for input and reads once; 0 is the end. No buffer is made before there is something to read. Losing the
     /// future loses nothing.
-    pub(crate) async fn read(&mut self, stream: &TcpStream) -> io::Result<usize> {
+    pub(crate) async fn read(&mut self, stream: &impl Stream) -> io::Result<usize> {
         loop {
             stream.readable().await?;
             self.make_room();

@@ -27,6 +27,7 @@ mod proxy;
 mod reception;
 mod relay;
 mod settings;
+mod stream;
 mod transfer;
 
 pub use bound::ReceptionError;
@@ -36,3 +37,4 @@ pub use network::{InvalidNetwork, Network, Networks};
 pub use reception::{Drained, Parts, Reception};
 pub use relay::{DomainPattern, OddLocalParts, Relay, Verdict};
 pub use settings::{ConnectionLimits, Listener, Settings, Socket};
+pub use stream::Stream;

@@ -8,7 +8,6 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use mail::{Clock, MessageIds};
 use smtp::server::Config;
-use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -20,6 +19,7 @@ use crate::driver::{self, Connection};
 use crate::intake::Intake;
 use crate::metrics::Metrics;
 use crate::settings::{Listener, Settings, Socket};
+use crate::stream::Stream;
 
 /// How long the accepting of connections pauses when the operating system has no more files or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -82,7 +82,7 @@ struct State {
     budget: Option<(u64, Arc<Budget>)>,
 }
 
-/// A listening socket. To drop it is to close it.
+/// A listener, with its socket if it is for us to accept connections. To drop it is to close it.
 struct Bound {
     socket: Socket,
     local: SocketAddr,
@@ -144,6 +144,24 @@ impl Reception {
     /// [`serve`](Self::serve) was called this needs its runtime.
     pub fn reconfigure(&self, settings: Settings) -> Result<(), ReceptionError> {
         self.put_in_force(settings)
+    }
+
+    /// Takes a connection that somebody else accepted for a listener ([`Socket::Elsewhere`], or any other). `local` is our
+    /// address as the client sees it. Needs a Tokio runtime with time.
+    pub fn take<S: Stream>(
+        &self,
+        listener: &str,
+        stream: S,
+        peer: SocketAddr,
+        local: SocketAddr,
+    ) -> Result<(), ReceptionError> {
+        let gate = {
+            let state = self.state();
+            state.bounds.iter().map(|bound| bound.gate.borrow().clone()).find(|gate| gate.listener.name == listener)
+        };
+        let gate = gate.ok_or_else(|| ReceptionError::NoListener { name: listener.to_owned() })?;
+        self.0.shared.admit(gate, stream, peer, local);
+        Ok(())
     }
 
     /// Where it listens, in the order of the settings; ports that were 0 are real ones here.
@@ -230,7 +248,7 @@ enum Origin {
     /// The bound socket at this place.
     Kept(usize),
     /// A fresh one.
-    Opened(TcpListener, SocketAddr),
+    Opened(Option<TcpListener>, SocketAddr),
 }
 
 impl Plan {
@@ -243,9 +261,7 @@ impl Plan {
                 plan.push(Origin::Kept(at));
                 continue;
             }
-            let listener = bound::open(name, socket)?;
-            let local =
-                listener.local_addr().map_err(|error| ReceptionError::Inherited { name: name.clone(), error })?;
+            let (listener, local) = bound::open(name, socket)?;
             plan.push(Origin::Opened(listener, local));
         }
         Ok(Self(plan))
@@ -281,9 +297,9 @@ impl Gate {
 }
 
 impl Bound {
-    fn new(listener: TcpListener, local: SocketAddr, gate: Arc<Gate>) -> Self {
+    fn new(listener: Option<TcpListener>, local: SocketAddr, gate: Arc<Gate>) -> Self {
         let socket = gate.listener.socket.clone();
-        Self { socket, local, gate: watch::Sender::new(gate), listener: Some(listener), accepting: None }
+        Self { socket, local, gate: watch::Sender::new(gate), listener, accepting: None }
     }
 
     fn with(self, gate: Arc<Gate>) -> Self {
@@ -306,6 +322,35 @@ impl Shared {
             *stage = to.max(*stage);
             later
         });
+    }
+
+    /// Begins a session, if the limits allow it.
+    fn admit<S: Stream>(self: &Arc<Self>, gate: Arc<Gate>, stream: S, peer: SocketAddr, local: SocketAddr) {
+        let peer = canonical(peer);
+        self.metrics.connections.inc();
+        let mut place = match self.connections.enter() {
+            Ok(place) => place,
+            Err(full) => return self.turn_away(&stream, peer, full),
+        };
+        // A proxy is no client: who is behind it will be counted.
+        if !gate.listener.proxy_from.contains(peer.ip())
+            && gate.counts(peer.ip())
+            && let Err(full) = place.locate(peer.ip())
+        {
+            return self.turn_away(&stream, peer, full);
+        }
+        tokio::spawn(driver::run(Connection { shared: self.clone(), gate, place, stream, peer, local }));
+    }
+
+    /// Says why and closes. The reply fits any fresh socket's buffer, so nobody waits.
+    fn turn_away(&self, stream: &impl Stream, peer: SocketAddr, full: Full) {
+        let reply = full.reply();
+        let mut line = Vec::new();
+        reply.write_to(&mut line);
+        let sent = stream.say(&line).unwrap_or(0);
+        self.metrics.sent_bytes.inc_by(sent as u64);
+        self.metrics.connection_refused(full.word());
+        tracing::info!(peer = %peer, reason = full.word(), %reply, "connection refused");
     }
 }
 
@@ -352,37 +397,13 @@ impl Accept {
     }
 
     fn admit(&self, stream: TcpStream, peer: SocketAddr) {
-        let peer = canonical(peer);
-        self.shared.metrics.connections.inc();
-        let gate = self.gate.borrow().clone();
-        let mut place = match self.shared.connections.enter() {
-            Ok(place) => place,
-            Err(full) => return self.turn_away(&stream, peer, full),
-        };
-        // A proxy is no client: who is behind it will be counted.
-        if !gate.listener.proxy_from.contains(peer.ip())
-            && gate.counts(peer.ip())
-            && let Err(full) = place.locate(peer.ip())
-        {
-            return self.turn_away(&stream, peer, full);
-        }
         // Asked only where the listener does not know.
         let local = match self.local.ip().is_unspecified() {
             true => stream.local_addr().unwrap_or(self.local),
             false => self.local,
         };
-        tokio::spawn(driver::run(Connection { shared: self.shared.clone(), gate, place, stream, peer, local }));
-    }
-
-    /// Says why and closes. The reply fits any fresh socket's buffer, so nobody waits.
-    fn turn_away(&self, stream: &TcpStream, peer: SocketAddr, full: Full) {
-        let reply = full.reply();
-        let mut line = Vec::new();
-        reply.write_to(&mut line);
-        let sent = SockRef::from(stream).send(&line).unwrap_or(0);
-        self.shared.metrics.sent_bytes.inc_by(sent as u64);
-        self.shared.metrics.connection_refused(full.word());
-        tracing::info!(peer = %peer, reason = full.word(), %reply, "connection refused");
+        let gate = self.gate.borrow().clone();
+        self.shared.admit(gate, stream, peer, local);
     }
 }
 

@@ -79,13 +79,15 @@ pub enum Socket {
     Bind(SocketAddr),
     /// Bound and handed in by somebody else, for instance systemd.
     Inherited(Arc<TcpListener>),
+    /// Somebody else accepts the connections that come here and hands them to [`Reception::take`](crate::Reception::take).
+    Elsewhere(SocketAddr),
 }
 
 impl Socket {
     /// Where it listens; nothing if the operating system does not tell.
     pub fn address(&self) -> Option<SocketAddr> {
         match self {
-            Socket::Bind(address) => Some(*address),
+            Socket::Bind(address) | Socket::Elsewhere(address) => Some(*address),
             Socket::Inherited(listener) => listener.local_addr().ok(),
         }
     }
@@ -93,7 +95,7 @@ impl Socket {
     /// Whether a listener on one can go on as a listener on the other.
     pub(crate) fn is_same(&self, other: &Socket) -> bool {
         match (self, other) {
-            (Socket::Bind(one), Socket::Bind(two)) => one == two,
+            (Socket::Bind(one), Socket::Bind(two)) | (Socket::Elsewhere(one), Socket::Elsewhere(two)) => one == two,
             (Socket::Inherited(_), Socket::Inherited(_)) => {
                 self.address().is_some_and(|it| other.address() == Some(it))
             }

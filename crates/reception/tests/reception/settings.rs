@@ -121,3 +121,29 @@ async fn ipv6_and_ipv4_of_one_port_are_two_listeners() {
     Client::connect(format!("127.0.0.1:{port}").parse().unwrap()).await.greeted().await;
     Client::connect(format!("[::1]:{port}").parse().unwrap()).await.greeted().await;
 }
+
+#[tokio::test]
+async fn connections_may_be_accepted_by_somebody_else() {
+    let elsewhere = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = elsewhere.local_addr().unwrap();
+    let mut settings = settings();
+    settings.listeners[0].socket = Socket::Elsewhere(address);
+    settings.connections.per_address = 1;
+    let server = Server::start(settings);
+    assert_eq!(server.address(), address, "the listener has the address, and no socket");
+    elsewhere.set_nonblocking(true).unwrap();
+    let accepting = tokio::net::TcpListener::from_std(elsewhere).unwrap();
+    let accept = async |name: &str| {
+        let (stream, peer) = within(accepting.accept()).await.unwrap();
+        server.reception.take(name, stream, peer, address)
+    };
+    let (mut client, taken) = tokio::join!(Client::connect(address), accept("mx"));
+    taken.unwrap();
+    client = client.greeted().await;
+    let (mut second, taken) = tokio::join!(Client::connect(address), accept("mx"));
+    taken.unwrap();
+    second.expect("421 4.7.0").await;
+    client.ask("NOOP", "250 ").await;
+    let (_, taken) = tokio::join!(Client::connect(address), accept("other"));
+    assert!(matches!(taken, Err(ReceptionError::NoListener { name }) if name == "other"));
+}
