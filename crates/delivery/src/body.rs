@@ -25,6 +25,15 @@ pub(crate) struct Body {
     _memory: Option<OwnedSemaphorePermit>,
 }
 
+/// Why content can't be given to a peer.
+#[derive(Debug)]
+pub(crate) enum Unfit {
+    /// It can't be made what this peer takes.
+    Here(Fault),
+    /// It can't be had at all.
+    Unreadable(Fault),
+}
+
 /// Bounds the memory of all conversions under way together.
 #[derive(Clone, Debug)]
 pub(crate) struct Conversions(Arc<Semaphore>);
@@ -70,10 +79,10 @@ impl Body {
 
     /// Makes it fit for a peer that offers this, as far as that can be done; what cannot, the peer's lack of an extension
     /// tells later. Only content of at most `largest` octets is converted.
-    pub async fn fit(&mut self, offered: &Extensions, conversions: &Conversions, largest: u64) -> Result<(), Fault> {
+    pub async fn fit(&mut self, offered: &Extensions, conversions: &Conversions, largest: u64) -> Result<(), Unfit> {
         if self.utf8 && !offered.utf8 {
             // RFC 6531 §3.4: SMTPUTF8 may be asked for without being used. Then any peer will do.
-            self.utf8 = !self.has_ascii_header().await?;
+            self.utf8 = !self.has_ascii_header().await.map_err(Unfit::Unreadable)?;
         }
         let takes = match self.kind {
             BodyKind::SevenBit => true,
@@ -84,10 +93,10 @@ impl Body {
             return Ok(());
         }
         self._memory = conversions.reserve(self.size).await;
-        let whole = self.collect().await?;
+        let whole = self.collect().await.map_err(Unfit::Unreadable)?;
         let whole = if self.kind == BodyKind::BinaryMime || needs_downgrade(&whole) {
             self.converted = true;
-            downgrade(&whole).map_err(|unconvertible| unconvertible.fault())?.to_bytes()
+            downgrade(&whole).map_err(|unconvertible| Unfit::Here(unconvertible.fault()))?.to_bytes()
         } else {
             whole
         };

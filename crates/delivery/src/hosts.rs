@@ -73,6 +73,16 @@ impl Hosts {
         }
     }
 
+    /// Whether none is left.
+    pub fn is_empty(&self) -> bool {
+        self.hosts.is_empty() && self.ready.is_empty()
+    }
+
+    /// Skips what is left of a host's addresses.
+    pub fn leave(&mut self, host: &str) {
+        self.ready.retain(|candidate| candidate.host != host);
+    }
+
     /// Queues the addresses that the source can reach: in random order, the two families in turns, so that one that does
     /// not work here does not use up all tries.
     fn offer(&mut self, host: &str, mut ips: Vec<IpAddr>, port: u16, fault: &mut Option<Fault>) {

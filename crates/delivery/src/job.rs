@@ -10,16 +10,19 @@ use crate::line::Line;
 /// An assignment and what became of its recipients so far.
 pub(crate) struct Job {
     pub assignment: Assignment,
-    /// In the order of the assignment; disjoint from `outcomes`, and together with them all of its recipients.
+    /// In the order of the assignment. `pending`, `short` and `outcomes` are disjoint and together all of its recipients.
     pending: Vec<u32>,
     outcomes: BTreeMap<u32, Outcome>,
+    /// Those whom the host at hand can't take, and what it lacks; another may.
+    short: Vec<(u32, Fault)>,
     /// Whether a connection broke on the way.
     pub connection_failed: bool,
 }
 
 impl Job {
     pub fn new(assignment: Assignment) -> Self {
-        let mut job = Self { pending: Vec::new(), outcomes: BTreeMap::new(), connection_failed: false, assignment };
+        let (pending, short, outcomes) = (Vec::new(), Vec::new(), BTreeMap::new());
+        let mut job = Self { pending, short, outcomes, connection_failed: false, assignment };
         for &place in &job.assignment.recipients {
             if job.recipient(place).is_some() {
                 job.pending.push(place);
@@ -31,9 +34,14 @@ impl Job {
         job
     }
 
-    /// Whether every recipient has its outcome.
+    /// Whether nothing is left to be said to the host at hand.
     pub fn is_done(&self) -> bool {
         self.pending.is_empty()
+    }
+
+    /// Whether there are recipients that only another host can take.
+    pub fn wants_other_host(&self) -> bool {
+        self.pending.is_empty() && !self.short.is_empty()
     }
 
     /// How many recipients have none.
@@ -57,11 +65,34 @@ impl Job {
         self.assignment.envelope.reverse_path.needs_utf8() || recipients.iter().any(needs)
     }
 
-    /// The peer does not offer SMTPUTF8: that is the end for whoever's address needs it, and for all if the sender's
-    /// does (RFC 6531 §3.5).
-    pub fn settle_utf8(&mut self) {
+    /// The peer does not offer SMTPUTF8: it can't take whoever's address needs it, and none if the sender's does
+    /// (RFC 6531 §3.5).
+    pub fn lacks_utf8(&mut self) {
         let need: Vec<u32> = self.pending.iter().copied().filter(|&place| self.needs_utf8(&[place])).collect();
-        self.settle_these(&need, &Shortfall::Utf8.fault());
+        self.falls_short(&need, &Shortfall::Utf8.fault());
+    }
+
+    /// The host at hand lacks what these need.
+    pub fn falls_short(&mut self, recipients: &[u32], fault: &Fault) {
+        self.pending.retain(|pending| !recipients.contains(pending));
+        self.short.extend(recipients.iter().map(|recipient| (*recipient, fault.clone())));
+    }
+
+    /// The host at hand lacks what all need that are still pending.
+    pub fn all_fall_short(&mut self, fault: &Fault) {
+        self.falls_short(&self.pending.clone(), fault);
+    }
+
+    /// Another host is at hand: it is offered what the last one could not take.
+    pub fn offer_again(&mut self) {
+        self.pending.extend(self.short.drain(..).map(|(recipient, _)| recipient));
+    }
+
+    /// There is no other host: what the last one lacked decides.
+    pub fn settle_short(&mut self) {
+        for (recipient, fault) in std::mem::take(&mut self.short) {
+            self.decide(recipient, fault.into_outcome());
+        }
     }
 
     /// Takes the verdicts of a transaction with these recipients, in their order. What is lost or surplus stays pending.
@@ -88,12 +119,7 @@ impl Job {
 
     /// The same for all that are still pending: deferred or failed, as the fault is.
     pub fn settle_rest(&mut self, fault: &Fault) {
-        self.settle_these(&self.pending.clone(), fault);
-    }
-
-    /// The same for these: deferred or failed, as the fault is.
-    pub fn settle_these(&mut self, recipients: &[u32], fault: &Fault) {
-        for &recipient in recipients {
+        for recipient in self.pending.clone() {
             self.decide(recipient, fault.clone().into_outcome());
         }
     }

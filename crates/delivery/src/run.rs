@@ -9,7 +9,7 @@ use smtp::extensions::Extensions;
 use store::Store;
 use tracing::debug;
 
-use crate::body::{Body, Conversions};
+use crate::body::{Body, Conversions, Unfit};
 use crate::dial::Dial;
 use crate::hosts::{Candidate, Hosts};
 use crate::job::Job;
@@ -18,6 +18,8 @@ use crate::metrics::Metrics;
 use crate::settings::Settings;
 use crate::work::Work;
 
+/// How many other hosts are asked for what one can't take for want of an extension or of size.
+const OTHER_HOSTS: usize = 2;
 /// Octets of content that may wait to be written before more is read.
 const AHEAD: usize = 64 << 10;
 
@@ -88,10 +90,16 @@ impl Deliverer {
         };
         while line.used < run.share(&line) {
             let Some(assignment) = run.next(&mut work, &mut line).await else { break };
-            let job = run.carry(assignment, &mut line, &mut hosts).await;
+            let mut job = Job::new(assignment);
+            run.carry(&mut job, &mut line, &mut hosts).await;
+            let strayed = run.carry_elsewhere(&mut job, &mut line, &mut hosts).await;
             work.report(run.counted(job)).await;
             if line.closed().is_some() {
                 return;
+            }
+            // The next message is for the first host again.
+            if strayed {
+                break;
             }
         }
         line.quit().await;
@@ -191,9 +199,29 @@ impl Run<'_> {
         offered.unwrap_or(u32::MAX).clamp(1, self.settings.messages.max(1))
     }
 
+    /// Offers other hosts what the one at hand can't take: exchanges of one domain may differ in what they offer, and the
+    /// first need not decide for all (RFC 5321 §5.1). Whether another one was at hand in the end.
+    async fn carry_elsewhere(&self, job: &mut Job, line: &mut Line, hosts: &mut Hosts) -> bool {
+        let mut strayed = false;
+        for _ in 0..OTHER_HOSTS {
+            hosts.leave(&line.candidate.host);
+            if !job.wants_other_host() || hosts.is_empty() {
+                break;
+            }
+            // The lane was granted one connection.
+            line.quit().await;
+            strayed = true;
+            let Ok(other) = self.connect(hosts).await else { break };
+            *line = other;
+            job.offer_again();
+            self.carry(job, line, hosts).await;
+        }
+        job.settle_short();
+        strayed
+    }
+
     /// Tries one assignment: with as many transactions as its recipients need, on as many hosts as there are.
-    async fn carry(&self, assignment: Assignment, line: &mut Line, hosts: &mut Hosts) -> Job {
-        let mut job = Job::new(assignment);
+    async fn carry(&self, job: &mut Job, line: &mut Line, hosts: &mut Hosts) {
         let mut fault = None;
         // A connection that was used before may have grown stale: then its host deserves a fresh one.
         let mut may_be_stale = line.used > 0;
@@ -218,7 +246,7 @@ impl Run<'_> {
                     }
                 }
             }
-            match self.transact(&mut job, line).await {
+            match self.transact(job, line).await {
                 End::Open => {}
                 End::Left => *hosts = self.hosts(),
                 End::Lost(lost) => {
@@ -234,14 +262,13 @@ impl Run<'_> {
                 End::Unfit(fault) => job.settle_rest(&fault),
             }
         }
-        job
     }
 
     /// One transaction.
     async fn transact(&self, job: &mut Job, line: &mut Line) -> End {
         let offered = line.connection.offered().clone();
         if !offered.utf8 {
-            job.settle_utf8();
+            job.lacks_utf8();
         }
         let recipients = self.recipients(job, &offered);
         if recipients.is_empty() {
@@ -249,7 +276,11 @@ impl Run<'_> {
         }
         let mut body = match self.body(job, &offered).await {
             Ok(body) => body,
-            Err(fault) => {
+            Err(Unfit::Here(fault)) => {
+                job.all_fall_short(&fault);
+                return End::Open;
+            }
+            Err(Unfit::Unreadable(fault)) => {
                 job.settle_rest(&fault);
                 return End::Open;
             }
@@ -262,7 +293,7 @@ impl Run<'_> {
             utf8: body.utf8 || job.needs_utf8(&recipients),
         };
         if let Err(shortfall) = line.connection.begin(transaction, self.inner.clock.instant()) {
-            job.settle_rest(&shortfall.fault());
+            job.falls_short(&recipients, &shortfall.fault());
             return End::Open;
         }
         line.used += 1;
@@ -319,8 +350,9 @@ impl Run<'_> {
     }
 
     /// The content, made fit for the peer.
-    async fn body(&self, job: &Job, offered: &Extensions) -> Result<Body, Fault> {
-        let mut body = Body::open(&self.inner.store, &job.assignment.envelope).await?;
+    async fn body(&self, job: &Job, offered: &Extensions) -> Result<Body, Unfit> {
+        let opened = Body::open(&self.inner.store, &job.assignment.envelope).await;
+        let mut body = opened.map_err(Unfit::Unreadable)?;
         body.fit(offered, &self.inner.conversions, self.settings.convert).await?;
         self.inner.metrics.conversions.inc_by(u64::from(body.converted));
         Ok(body)

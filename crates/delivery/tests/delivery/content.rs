@@ -74,6 +74,45 @@ async fn content_that_is_too_large_for_the_peer_is_not_offered() {
 }
 
 #[tokio::test]
+async fn what_one_host_cannot_take_is_offered_to_the_next() {
+    // The first takes the one without the long name; the second takes the other.
+    let mut house = House::new();
+    let two = |envelope: &mut mail::Envelope| {
+        envelope.utf8 = true;
+        envelope.recipients[1] = crate::house::recipient("jörg@x.example");
+    };
+    house.queue(2, CONTENT.as_bytes(), two).await;
+    house.queue(1, CONTENT.as_bytes(), |_| ()).await;
+    let first = Peer::start(&[&[HELLO, TAKES, BYE].concat()]).await;
+    let second = TAKES.replace("<0@", "<jörg@").replace("250 taken", "250 taken by the second");
+    let second = second.replace("<s@us.example>", "<s@us.example> SMTPUTF8");
+    let second = Peer::start(&[&[&hello(&["SMTPUTF8", "8BITMIME"]), &*second, BYE].concat()]).await;
+    let told = house.run(vec![first.host(10), second.host(20)]).await.told();
+    assert_eq!(told, ["0 delivered 250 taken", "1 delivered 250 taken by the second"], "the connection ends with it");
+    first.contents().await;
+    second.contents().await;
+}
+
+#[tokio::test]
+async fn a_message_fails_for_its_size_when_no_host_takes_it() {
+    let mut small = house(BodyKind::SevenBit, CONTENT.as_bytes()).await;
+    let script = hello(&["SIZE 10"]) + BYE;
+    let (first, second) = (Peer::start(&[&script]).await, Peer::start(&[&script]).await);
+    let only = small.run(vec![first.host(10), second.host(20)]).await.only();
+    assert!(only.starts_with("0 failed 552 5.3.4 "), "{only}");
+    first.contents().await;
+    second.contents().await;
+    // Another one that can't be reached does not keep the sender waiting.
+    let mut lone = house(BodyKind::SevenBit, CONTENT.as_bytes()).await;
+    let (first, closed) = (Peer::start(&[&script]).await, Peer::start(&[]).await);
+    let unreachable = closed.host(20);
+    closed.contents().await;
+    let story = lone.run(vec![first.host(10), unreachable]).await;
+    assert!(story.only().starts_with("0 failed 552 5.3.4 "), "{:?}", story.told());
+    assert!(!story.is_connection_blamed());
+}
+
+#[tokio::test]
 async fn eight_bits_are_announced_or_converted() {
     let content = "Subject: x\r\nMIME-Version: 1.0\r\nContent-Type: text/plain; charset=utf-8\r\n\
                    Content-Transfer-Encoding: 8bit\r\n\r\nGrüße\r\n";
