@@ -81,7 +81,7 @@ pub(crate) async fn run(inner: &Arc<Inner>) {
     tasks.spawn(recover(inner.clone()));
     loop {
         let (jobs, planned, stopped) = inner.core(|core, now| {
-            inner.look(core, now);
+            let now = inner.look(core, now);
             let jobs: Vec<Job> = std::iter::from_fn(|| core.next_job(now)).collect();
             // While all loaders are at work their end wakes us, not the clock.
             let due = if core.busy.loads < LOADS { core.scheduler.deadline(now) } else { None };
@@ -118,6 +118,7 @@ async fn recover(inner: Arc<Inner>) {
     loop {
         match inner.store.destinations().await {
             Ok(destinations) => {
+                inner.take_lead(destinations.iter().filter_map(|(_, counters)| counters.earliest_due).max());
                 for batch in destinations.chunks(1024) {
                     inner.core(|core, now| {
                         for (destination, counters) in batch {
@@ -166,22 +167,40 @@ impl Drop for Slot {
 }
 
 impl Inner {
-    /// A regular look: clocks, what is idle, gauges.
-    fn look(&self, core: &mut Core, now: Now) {
+    /// A regular look: clocks, what is idle, gauges. Tells what time it is after that.
+    fn look(&self, core: &mut Core, now: Now) -> Now {
         match core.scheduler.watch_clocks(now) {
             Some(Jump::Ahead(by)) => {
                 tracing::warn!(seconds = by.as_secs(), "the wall clock jumped ahead; nothing expires for an hour");
             }
             Some(Jump::Back(by)) => {
-                tracing::warn!(seconds = by.as_secs(), "the wall clock went back; attempts come that much later");
+                tracing::warn!(
+                    seconds = by.as_secs(),
+                    "the wall clock went back; attempts come when they would have come"
+                );
             }
             None => {}
         }
+        let now = core.scheduler.now(now.instant, now.wall());
         core.scheduler.sweep(now);
         let in_memory = i64::try_from(core.scheduler.len()).unwrap_or(i64::MAX);
         self.metrics.in_memory.set(in_memory);
         self.metrics.destinations.set(i64::try_from(core.scheduler.destinations()).unwrap_or(i64::MAX));
         self.metrics.connections.set(i64::try_from(core.scheduler.connections()).unwrap_or(i64::MAX));
+        now
+    }
+
+    /// Whether the clock was set back while nobody looked, to judge by what is due last of what is due first.
+    fn take_lead(&self, last: Option<Timestamp>) {
+        let Some(last) = last else { return };
+        let longest = self.rules().longest_wait();
+        let lead = self.core(|core, now| core.scheduler.take_lead(last, longest, now));
+        if !lead.is_zero() {
+            tracing::warn!(
+                seconds = lead.as_secs(),
+                "the wall clock went back before this start; attempts come earlier"
+            );
+        }
     }
 
     async fn load(&self, load: Load) {

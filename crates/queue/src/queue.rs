@@ -194,18 +194,14 @@ pub(crate) struct Core {
 }
 
 impl Inner {
-    pub(crate) fn now(&self) -> Now {
-        Now { instant: self.clock.instant(), wall: self.clock.now() }
-    }
-
     pub(crate) fn rules(&self) -> Arc<Rules> {
         self.rules.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Does something with the scheduler, and then wakes those for whom it made work. Never held over an await.
     pub(crate) fn core<R>(&self, work: impl FnOnce(&mut Core, Now) -> R) -> R {
-        let now = self.now();
         let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = core.scheduler.now(self.clock.instant(), self.clock.now());
         let result = work(&mut core, now);
         let rung = std::mem::take(&mut core.scheduler.rung);
         let bells: Vec<_> = rung.iter().filter_map(|lane| core.bells.get(lane).cloned()).collect();
@@ -357,4 +353,4 @@ impl Drop for Books {
 }
 
 /// The longest time between two looks at the clocks.
-pub(crate) const LOOK: Duration = Duration::from_secs(30);
+pub(crate) const LOOK: Duration = Duration::from_secs(10);

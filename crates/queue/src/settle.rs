@@ -185,13 +185,14 @@ impl Inner {
         destination: &Destination,
         not_before: Timestamp,
     ) -> Circumstances<'a> {
-        let (now, may_expire) = self.core(|core, now| (now.wall, core.scheduler.may_expire(now)));
+        let (now, may_expire) = self.core(|core, now| (now, core.scheduler.may_expire(now)));
         Circumstances {
             retry: rules.retry(destination),
             protocol: rules.protocol(destination),
-            now,
+            now: now.wall(),
+            lead: now.lead,
             may_expire,
-            not_before,
+            not_before: now.told(not_before),
         }
     }
 

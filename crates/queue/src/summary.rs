@@ -152,7 +152,7 @@ impl Queue {
         let mut destinations = Vec::with_capacity(stored.len());
         // In pieces, so that the lock is never held for long.
         for batch in stored.chunks(256) {
-            inner.core(|core, _| {
+            inner.core(|core, now| {
                 for (destination, counters) in batch {
                     let lane = core.scheduler.lane_of(destination);
                     destinations.push(DestinationSummary {
@@ -161,7 +161,7 @@ impl Queue {
                         queued: counters.queued,
                         held: counters.held,
                         active: flying.get(destination).copied().unwrap_or(0),
-                        earliest_due: counters.earliest_due,
+                        earliest_due: counters.earliest_due.map(|due| now.told(due)),
                         destination: destination.clone(),
                     });
                 }
@@ -197,7 +197,7 @@ impl Inner {
     }
 
     fn summarise_delivery(&self, stored: &StoredMessage, number: u32, delivery: &Delivery) -> DeliverySummary {
-        let (active, now) = self.core(|core, now| (core.scheduler.is_flying((stored.id, number)), now.wall));
+        let (active, now) = self.core(|core, now| (core.scheduler.is_flying((stored.id, number)), now));
         let schedule = delivery.when();
         let pending = delivery.recipients.iter().any(verdict::is_pending);
         let state = match &schedule {
@@ -205,11 +205,11 @@ impl Inner {
             Schedule::Held(_) => State::Held,
             Schedule::Finished => State::Finished,
             Schedule::At(_) if !pending => State::Reporting,
-            Schedule::At(due) if *due <= now || delivery.attempts == 0 => State::Due,
+            Schedule::At(due) if *due <= now.due || delivery.attempts == 0 => State::Due,
             Schedule::At(_) => State::Deferred,
         };
         let (due, held) = match schedule {
-            Schedule::At(due) => (Some(due), None),
+            Schedule::At(due) => (Some(now.told(due)), None),
             Schedule::Held(act) => (None, Some(act)),
             Schedule::Finished => (None, None),
         };

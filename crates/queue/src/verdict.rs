@@ -4,6 +4,8 @@
 //! delivery of its own under `notice:…`, so that a report is scheduled, survives a crash and is told apart like any
 //! other work. What is left is scheduled again, put on hold, or finished.
 
+use std::time::Duration;
+
 use feedback::Action;
 use mail::{
     Act, Destination, EnhancedCode, Envelope, Fault, FaultSource, ForwardPath, Outcome, Protocol, Randomness,
@@ -22,7 +24,10 @@ const NOTICES: &str = "notice:";
 pub(crate) struct Circumstances<'a> {
     pub(crate) retry: &'a RetrySchedule,
     pub(crate) protocol: Protocol,
+    /// By the wall clock, as all times here.
     pub(crate) now: Timestamp,
+    /// By how much the schedule is ahead of it.
+    pub(crate) lead: Duration,
     /// Whether age may end a delivery now.
     pub(crate) may_expire: bool,
     /// No new attempt before this time.
@@ -96,7 +101,7 @@ pub(crate) fn decide(
         tidings.push(Tiding { recipient: recipient.path.clone(), outcome: outcome.clone(), attempts, next });
         end(&mut delivery, envelope, index, outcome, at.protocol);
     }
-    delivery.schedule = Schedule::At(due);
+    delivery.schedule = Schedule::At(due + at.lead);
     let hold = order.filter(|order| order.kind == OrderKind::Hold);
     let tell_delay = hold.is_none() && wants_delay_notice(envelope, &delivery, at);
     let mut into = part(delivery, at.now);

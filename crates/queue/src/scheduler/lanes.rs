@@ -246,7 +246,7 @@ impl Scheduler {
                 connections: lane.connections,
                 allowed: lane.concurrency.allowed(&lane.settings.limits),
                 flying: flying.get(id).copied().unwrap_or(0),
-                resting_until: until.map(|until| now.wall_at(until)),
+                resting_until: until.map(|until| now.told(now.due_at(until))),
                 fault: lane.fault.clone(),
             }
         };
@@ -263,7 +263,7 @@ impl Scheduler {
         if let Some(until) = lane.backoff.resting_until().filter(|until| now.instant < *until)
             && let Some(fault) = &lane.fault
         {
-            let why = Why::LaneRests(fault.clone(), now.wall_at(until));
+            let why = Why::LaneRests(fault.clone(), now.due_at(until));
             return self.attend(key, why);
         }
         let Some(entry) = self.entries.get_mut(&key) else { return };
@@ -340,8 +340,8 @@ impl Scheduler {
         let until = lane.backoff.failed(&lane.settings.backoff, now.instant, &self.lanes.randomness);
         let fault = Arc::new(fault);
         lane.fault = Some(fault.clone());
-        let until = now.wall_at(until);
-        let setback = Setback { lane: lane.target.lane.clone(), until };
+        let until = now.due_at(until);
+        let setback = Setback { lane: lane.target.lane.clone(), until: now.told(until) };
         lane.ready = 0;
         for (key, ticket) in lane.work.drain() {
             if self.entries.get(&key).is_some_and(|entry| entry.phase == Phase::Queued(id, ticket)) {

@@ -39,17 +39,37 @@ const JUMP: Duration = Duration::from_secs(600);
 /// For how long nothing expires after the wall clock jumped ahead: time to notice and to set it right.
 const GRACE: Duration = Duration::from_secs(3600);
 
+/// A step of the wall clock smaller than this is none: clocks are read one after the other, and slewed.
+const STEP: Duration = Duration::from_secs(10);
+
 /// Both clocks at one moment.
+///
+/// The schedule has a time of its own that never goes back. What is due was written down by the clock of its day: were the
+/// clock set back by an hour, it would be an hour late. So the schedule keeps its lead over the wall clock, and what people
+/// and other programs are told is [`told`](Self::told) by the wall clock.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Now {
     pub(crate) instant: Instant,
-    pub(crate) wall: Timestamp,
+    /// The schedule's time: that of the wall clock and its lead over it.
+    pub(crate) due: Timestamp,
+    /// By how much the schedule is ahead of the wall clock.
+    pub(crate) lead: Duration,
 }
 
 impl Now {
-    /// The wall clock's time at another moment, if it does not jump until then.
-    pub(crate) fn wall_at(&self, instant: Instant) -> Timestamp {
-        self.wall + instant.saturating_duration_since(self.instant)
+    /// The schedule's time at another moment, if no clock jumps until then.
+    pub(crate) fn due_at(&self, instant: Instant) -> Timestamp {
+        self.due + instant.saturating_duration_since(self.instant)
+    }
+
+    /// The wall clock's time.
+    pub(crate) fn wall(&self) -> Timestamp {
+        self.told(self.due)
+    }
+
+    /// A time of the schedule, as the wall clock will tell it.
+    pub(crate) fn told(&self, due: Timestamp) -> Timestamp {
+        due - self.lead
     }
 }
 
@@ -187,6 +207,7 @@ pub(crate) struct Scheduler {
     lanes: roster::Lanes,
     stopped: bool,
     base: Option<Now>,
+    lead: Duration,
     grace_until: Option<Instant>,
     /// Lanes with a connection that waits for what has just come.
     pub(crate) rung: BTreeSet<LaneId>,
@@ -205,6 +226,7 @@ impl Scheduler {
             lanes: roster::Lanes::new(seed),
             stopped: false,
             base: None,
+            lead: Duration::ZERO,
             grace_until: None,
             rung: BTreeSet::new(),
         }
@@ -317,20 +339,42 @@ impl Scheduler {
         self.grace_until.is_none_or(|until| now.instant >= until)
     }
 
-    /// Compares the clocks; to be called at least once a minute or so.
+    /// What the clocks say, for the schedule.
+    pub(crate) fn now(&self, instant: Instant, wall: Timestamp) -> Now {
+        Now { instant, due: wall + self.lead, lead: self.lead }
+    }
+
+    /// Compares the clocks; to be called at least once a minute or so. [`now`](Self::now) is another one afterwards.
     pub(crate) fn watch_clocks(&mut self, now: Now) -> Option<Jump> {
-        let base = self.base.replace(now)?;
-        let expected = base.wall_at(now.instant);
-        if now.wall.since(expected) > JUMP {
-            self.grace_until = Some(now.instant + GRACE);
-            Some(Jump::Ahead(now.wall.since(expected)))
-        } else if expected.since(now.wall) > JUMP {
+        let expected = self.base.map_or(now.due, |base| base.due_at(now.instant));
+        let back = expected.since(now.due);
+        let ahead = now.due.since(expected);
+        if back > STEP {
+            self.lead += back;
             self.grace_until = None;
-            self.rewind_all(now);
-            Some(Jump::Back(expected.since(now.wall)))
-        } else {
-            None
+            self.base = Some(Now { due: now.due + back, ..now });
+            return Some(Jump::Back(back));
         }
+        // A clock that was set back may return; only what goes beyond that is news.
+        let returned = if ahead > STEP { ahead.min(self.lead) } else { Duration::ZERO };
+        self.lead -= returned;
+        self.base = Some(Now { due: now.due - returned, ..now });
+        if ahead - returned <= JUMP {
+            return None;
+        }
+        self.grace_until = Some(now.instant + GRACE);
+        Some(Jump::Ahead(ahead - returned))
+    }
+
+    /// After a start: something is first due at `due`, though nothing ever waits longer than `longest`. So the clock has
+    /// been set back since that was written down, and the schedule takes its lead again. Tells by how much it grew.
+    pub(crate) fn take_lead(&mut self, due: Timestamp, longest: Duration, now: Now) -> Duration {
+        let more = due.since(now.due + longest);
+        self.lead += more;
+        if let Some(base) = &mut self.base {
+            base.due = base.due + more;
+        }
+        more
     }
 
     /// No more grants and no more work; what is in memory is forgotten, for the store has it.

@@ -37,7 +37,7 @@ impl World {
         let most = windows.total;
         Self {
             scheduler: Scheduler::new(windows, Weights::default(), 7),
-            now: Now { instant: Instant::now(), wall: Timestamp::from_millis(START) },
+            now: Now { instant: Instant::now(), due: Timestamp::from_millis(START), lead: Duration::ZERO },
             schedule: BTreeMap::new(),
             at: HashMap::new(),
             grants: Vec::new(),
@@ -59,8 +59,14 @@ impl World {
     }
 
     fn advance(&mut self, by: Duration) {
-        self.now = Now { instant: self.now.instant + by, wall: self.now.wall + by };
-        self.latest = self.latest.max(self.now.wall);
+        self.now = Now { instant: self.now.instant + by, due: self.now.due + by, ..self.now };
+        self.latest = self.latest.max(self.now.due);
+    }
+
+    /// The wall clock jumps, and the clocks are read again.
+    fn jump(&mut self, seconds: i64) {
+        let wall = self.now.wall().as_millis().saturating_add_signed(1000 * seconds);
+        self.now = self.scheduler.now(self.now.instant, Timestamp::from_millis(wall));
     }
 
     fn write(&mut self, key: Key, scheduled: Option<(u64, Timestamp)>) {
@@ -81,8 +87,8 @@ impl World {
     }
 
     fn arrive(&mut self, destination: u64) -> Key {
-        let key = self.stored(destination, self.now.wall);
-        let item = item(key, self.now.wall, Class::First);
+        let key = self.stored(destination, self.now.due);
+        let item = item(key, self.now.due, Class::First);
         self.scheduler.admit(&Self::name(destination), item, self.now);
         key
     }
@@ -109,7 +115,7 @@ impl World {
                 }
                 for (item, name, _) in batch {
                     assert!(!self.flying.contains(&item.key), "attended while flying");
-                    let due = self.now.wall + Duration::from_secs(300);
+                    let due = self.now.due + Duration::from_secs(300);
                     self.settle(item.key, Some((Self::number(&name), due)));
                 }
             }
@@ -279,7 +285,7 @@ fn run(world: &mut World, step: &Step) {
     match *step {
         Step::Arrive(destination) => drop(world.arrive(destination)),
         Step::Appear(destination, seconds) => {
-            let due = world.now.wall + Duration::from_secs(seconds);
+            let due = world.now.due + Duration::from_secs(seconds);
             world.stored(destination, due);
             world.scheduler.scheduled(&World::name(destination), due, world.now);
         }
@@ -296,7 +302,7 @@ fn run(world: &mut World, step: &Step) {
         Step::Defer(at, seconds) => {
             if let Some((key, destination)) = world.land(at) {
                 world.scheduler.progressed(world.grants[at].0, Some(fault()), world.now);
-                let due = world.now.wall + Duration::from_secs(seconds);
+                let due = world.now.due + Duration::from_secs(seconds);
                 world.settle(key, Some((destination, due)));
             }
         }
@@ -313,14 +319,15 @@ fn run(world: &mut World, step: &Step) {
                 let claim = world.scheduler.claim(key, &World::name(destination), world.now);
                 assert_eq!(claim == Claim::Flying, world.flying.contains(&key));
                 if claim == Claim::Taken {
-                    world.settle(key, (id % 2 == 0).then_some((destination, world.now.wall)));
+                    world.settle(key, (id % 2 == 0).then_some((destination, world.now.due)));
                 }
             }
         }
         Step::JumpBack(seconds) => {
             world.scheduler.watch_clocks(world.now);
-            world.now.wall = world.now.wall - Duration::from_secs(seconds);
+            world.jump(-i64::try_from(seconds).unwrap());
             assert!(matches!(world.scheduler.watch_clocks(world.now), Some(Jump::Back(_))));
+            world.jump(0);
         }
         Step::Reconfigure => world.scheduler.reconfigure(windows(), Weights::default(), world.now),
     }
@@ -349,14 +356,14 @@ fn a_destination_with_very_much_due_leaves_room_for_others() {
     let mut world = World::new(limits, 1000);
     for destination in 0..50 {
         for _ in 0..500 {
-            world.stored(destination, world.now.wall);
+            world.stored(destination, world.now.due);
         }
-        world.scheduler.scheduled(&World::name(destination), world.now.wall, world.now);
+        world.scheduler.scheduled(&World::name(destination), world.now.due, world.now);
     }
     world.engine();
     assert!(world.scheduler.len() <= 1000);
-    world.stored(777, world.now.wall);
-    world.scheduler.scheduled(&World::name(777), world.now.wall, world.now);
+    world.stored(777, world.now.due);
+    world.scheduler.scheduled(&World::name(777), world.now.due, world.now);
     let last = world.arrive(778);
     world.engine();
     assert_eq!(world.scheduler.claim(last, &World::name(778), world.now), Claim::Taken, "new mail is in memory");
@@ -369,9 +376,9 @@ fn loading_goes_on_from_where_it_was() {
     let limits = Windows { total: 100, destination: 10, ..Windows::default() };
     let mut world = World::new(limits, 1);
     for _ in 0..1000 {
-        world.stored(0, world.now.wall);
+        world.stored(0, world.now.due);
     }
-    world.scheduler.scheduled(&World::name(0), world.now.wall, world.now);
+    world.scheduler.scheduled(&World::name(0), world.now.due, world.now);
     let (mut read, mut loads) = (0, 0);
     while !world.at.is_empty() {
         while let Some((id, _)) = world.scheduler.next_unplaced() {
@@ -428,7 +435,7 @@ fn a_lane_that_cannot_be_reached_rests_as_one_and_is_probed_once() {
     let dead =
         grants.iter().copied().find(|grant| world.scheduler.lanes.site_of(*grant).as_deref() == Some("s0")).unwrap();
     let setback = world.scheduler.unreachable(dead, fault(), world.now).expect("the lane rests");
-    assert_eq!(setback.until, world.now.wall + Duration::from_secs(60));
+    assert_eq!(setback.until, world.now.due + Duration::from_secs(60));
     assert!(world.scheduler.unreachable(dead, fault(), world.now).is_none(), "an echo changes nothing");
     let put_off = world.scheduler.next_attention(1000);
     assert_eq!(put_off.len(), 20, "all of the lane and nothing else is put off");
@@ -451,12 +458,12 @@ fn full_lane() -> (World, Vec<Key>) {
     let mut world = World::new(Windows { total: 1000, lane: 16, ..Windows::default() }, 1);
     let filling: Vec<Key> = (0..40).map(|_| world.arrive(0)).collect();
     world.engine();
-    world.stored(1, world.now.wall);
-    world.scheduler.scheduled(&World::name(1), world.now.wall, world.now);
+    world.stored(1, world.now.due);
+    world.scheduler.scheduled(&World::name(1), world.now.due, world.now);
     world.arrive(1);
     world.engine();
-    world.stored(1, world.now.wall);
-    world.scheduler.scheduled(&World::name(1), world.now.wall, world.now);
+    world.stored(1, world.now.due);
+    world.scheduler.scheduled(&World::name(1), world.now.due, world.now);
     world.engine();
     assert_eq!(world.scheduler.lanes.parked_in_all(), 1);
     (world, filling)
@@ -513,10 +520,29 @@ fn an_idle_connection_gives_its_place_to_a_lane_that_needs_it() {
 fn nothing_expires_while_the_clock_is_under_suspicion() {
     let mut world = World::new(Windows::default(), 1);
     world.scheduler.watch_clocks(world.now);
-    world.now.wall = world.now.wall + Duration::from_secs(30 * 86_400);
+    world.jump(30 * 86_400);
     assert!(matches!(world.scheduler.watch_clocks(world.now), Some(Jump::Ahead(_))));
     assert!(!world.scheduler.may_expire(world.now));
     world.advance(Duration::from_secs(3600));
     assert_eq!(world.scheduler.watch_clocks(world.now), None);
+    assert!(world.scheduler.may_expire(world.now));
+}
+
+#[test]
+fn the_schedule_never_goes_back_and_returns_when_the_clock_does() {
+    let mut world = World::new(Windows::default(), 1);
+    let hour = Duration::from_secs(3600);
+    world.scheduler.watch_clocks(world.now);
+    let (before, wall) = (world.now.due, world.now.wall());
+    world.jump(-3600);
+    assert_eq!(world.scheduler.watch_clocks(world.now), Some(Jump::Back(hour)));
+    world.jump(0);
+    assert_eq!((world.now.due, world.now.wall()), (before, wall - hour));
+    world.advance(hour);
+    assert_eq!(world.scheduler.watch_clocks(world.now), None);
+    world.jump(3600);
+    assert_eq!(world.scheduler.watch_clocks(world.now), None, "it is where it would be");
+    world.jump(0);
+    assert_eq!((world.now.due, world.now.lead), (before + hour, Duration::ZERO));
     assert!(world.scheduler.may_expire(world.now));
 }

@@ -138,7 +138,7 @@ impl Scheduler {
     pub(crate) fn next_load(&mut self, now: Now) -> Option<Load> {
         while !self.stopped {
             let (head, id) = *self.destinations.heads.first()?;
-            if head > now.wall {
+            if head > now.due {
                 return None;
             }
             self.destinations.heads.pop_first();
@@ -154,7 +154,7 @@ impl Scheduler {
                 id,
                 destination: record.name.clone(),
                 after: record.cursor.map(|(cursor, _)| cursor),
-                until: now.wall,
+                until: now.due,
                 limit: room + known,
             });
         }
@@ -252,7 +252,7 @@ impl Scheduler {
     /// When something will have to be done here.
     pub(crate) fn deadline(&self, now: Now) -> Option<Instant> {
         let (head, _) = self.destinations.heads.first()?;
-        now.instant.checked_add(head.since(now.wall))
+        now.instant.checked_add(head.since(now.due))
     }
 
     /// Forgets destinations that have had nothing to do for a while, and lanes without any. Looks only now and then.
@@ -391,17 +391,6 @@ impl Scheduler {
         }
     }
 
-    pub(super) fn rewind_all(&mut self, now: Now) {
-        let ids: Vec<_> = self.destinations.by_id.keys().copied().collect();
-        for id in ids {
-            let Some(record) = self.destinations.by_id.get_mut(&id) else { continue };
-            record.cursor = None;
-            record.rewind = record.loading;
-            record.not_before = None;
-            self.set_head(id, now);
-        }
-    }
-
     fn unpark(&mut self, id: DestinationId, from: Parked, now: Now) {
         if let Some(record) = self.destinations.by_id.get_mut(&id).filter(|record| record.parked == Some(from)) {
             record.parked = None;
@@ -418,7 +407,7 @@ impl Scheduler {
             return;
         }
         if let Some(due) = record.next_due {
-            let earliest = record.not_before.map_or(now.wall, |instant| now.wall_at(instant));
+            let earliest = record.not_before.map_or(now.due, |instant| now.due_at(instant));
             let head = due.max(earliest);
             record.head = Some(head);
             self.destinations.heads.insert((head, id));

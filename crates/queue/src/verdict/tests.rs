@@ -43,6 +43,7 @@ fn at(retry: &RetrySchedule, after: Duration) -> Circumstances<'_> {
         retry,
         protocol: Protocol::Smtp,
         now: START + after,
+        lead: Duration::ZERO,
         may_expire: true,
         not_before: Timestamp::default(),
     }

@@ -198,7 +198,7 @@ async fn stopping_ends_connections_and_keeps_the_rest() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clock_that_goes_back_loses_nothing() {
+async fn a_clock_that_goes_back_delays_nothing() {
     let mut house = House::new(|_| ()).await;
     house.start();
     house.peers.set("a@example.org", Does::Defer);
@@ -209,8 +209,26 @@ async fn a_clock_that_goes_back_loses_nothing() {
     let new = house.send("s@sender.example", &["b@example.org"]).await;
     house.until(|peers| peers.finished(new) == 1).await;
     house.peers.set("a@example.org", Does::Accept);
-    house.advance(HOUR + 5 * MINUTE).await;
+    house.advance(5 * MINUTE).await;
     house.until(|peers| peers.finished(old) == 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_went_back_before_the_start_delays_nothing_for_long() {
+    let mut house = House::new(|_| ()).await;
+    house.start();
+    house.peers.set("a@example.org", Does::Defer);
+    let id = house.send("s@sender.example", &["a@example.org"]).await;
+    house.until(|peers| peers.outcomes("deferred") == 1).await;
+    let mut house = house.restart(|_| ()).await;
+    house.clock.jump(-31 * 86_400_000);
+    house.peers.set("a@example.org", Does::Accept);
+    house.start();
+    // Twice the longest wait of the default schedule, and not a month.
+    for _ in 0..16 {
+        house.advance(HOUR).await;
+    }
+    house.until(|peers| peers.finished(id) == 1).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -228,7 +246,8 @@ async fn a_clock_that_jumps_ahead_bounces_nothing_at_once() {
     house.clock.jump(-31 * 86_400_000);
     house.peers.set("a@example.org", Does::Accept);
     house.advance(MINUTE).await;
-    let all = queue::Selection::everything();
-    house.queue.act(queue::Action::Retry, &all, "root", "the clock is right again").await.unwrap();
+    let new = house.send("s@sender.example", &["b@example.org"]).await;
+    house.until(|peers| peers.finished(new) == 1).await;
+    house.advance(12 * MINUTE).await;
     house.until(|peers| peers.finished(id) == 1).await;
 }
