@@ -4,11 +4,12 @@
 //! fails, new mail is told so; changes stay in line, in order, and are tried again until the disk works.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
+use crate::bell::Bell;
 use crate::engine::{Engine, Entry};
 use crate::error::{CommitError, IntakeError};
 use crate::frame::{FrameAt, HEADER};
@@ -26,7 +27,17 @@ const RETRY: Duration = Duration::from_millis(250);
 pub(crate) struct Committer {
     engine: Arc<Engine>,
     line: Mutex<Line>,
-    came: Condvar,
+    /// Rung when there may be a next step before the time that was told last.
+    pub bell: Bell,
+}
+
+/// What the committer does next.
+#[derive(Debug)]
+pub(crate) enum Step {
+    Write(Vec<Job>),
+    /// Nothing until the bell rings or so much time went by.
+    Wait(Option<Duration>),
+    End,
 }
 
 #[derive(Debug, Default)]
@@ -36,13 +47,16 @@ struct Line {
     urgent: usize,
     /// Since when the oldest one waits.
     since: Option<Instant>,
+    /// When a failing disk is tried again.
+    retry: Option<Instant>,
     closing: bool,
     /// Nothing is written any more.
     closed: bool,
 }
 
+/// A change, and who waits for it.
 #[derive(Debug)]
-struct Job {
+pub(crate) struct Job {
     entry: Entry,
     reply: Reply,
 }
@@ -78,7 +92,7 @@ impl Drop for Pinned {
 
 impl Committer {
     pub fn new(engine: Arc<Engine>) -> Self {
-        Self { engine, line: Mutex::default(), came: Condvar::new() }
+        Self { engine, line: Mutex::default(), bell: Bell::default() }
     }
 
     /// Commits a message, with its content.
@@ -108,78 +122,84 @@ impl Committer {
             // Dropping the job tells its caller.
             return;
         }
-        line.urgent += usize::from(job.is_urgent());
-        line.since.get_or_insert_with(Instant::now);
+        let urgent = job.is_urgent();
+        let is_news = urgent || line.since.is_none();
+        line.urgent += usize::from(urgent);
+        if line.since.is_none() {
+            line.since = Some(self.engine.now());
+        }
         line.jobs.push_back(job);
-        self.came.notify_one();
+        drop(line);
+        if is_news {
+            self.bell.ring();
+        }
     }
 
-    /// Writes what is in line, then ends.
+    /// Lets what is in line be written, then comes the end.
     pub fn close(&self) {
         self.line().closing = true;
-        self.came.notify_one();
+        self.bell.ring();
     }
 
     fn line(&self) -> MutexGuard<'_, Line> {
         self.line.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The thread's life. `done` is called after each batch.
-    pub fn run(&self, done: impl Fn()) {
-        while let Some(jobs) = self.next_batch() {
-            let closing = self.line().closing;
-            let again = write(&self.engine, jobs);
-            if !again.is_empty() {
-                if closing {
-                    tracing::error!(
-                        changes = again.len(),
-                        "the disk fails at the end: changes are lost, deliveries may be repeated"
-                    );
-                    break;
-                }
-                self.put_back(again);
+    /// What to do next.
+    pub fn next(&self) -> Step {
+        let mut line = self.line();
+        if line.closed {
+            return Step::End;
+        }
+        let now = self.engine.now();
+        let due = if line.closing {
+            now
+        } else if self.engine.is_failing() {
+            *line.retry.get_or_insert(now + RETRY)
+        } else {
+            match line.since {
+                Some(_) if line.urgent > 0 => now,
+                Some(since) => since + self.engine.options.gather,
+                None => return Step::Wait(None),
             }
-            done();
+        };
+        if now < due {
+            return Step::Wait(Some(due - now));
         }
-        let mut line = self.line();
-        line.closed = true;
-        line.jobs.clear();
+        line.retry = None;
+        if !line.jobs.is_empty() {
+            return Step::Write(line.take());
+        }
+        // Somebody must find out when the disk works again, though nobody has anything to write.
+        match Job::probe() {
+            Some(probe) if !line.closing => Step::Write(vec![probe]),
+            _ => {
+                line.closed = true;
+                Step::End
+            }
+        }
     }
 
-    /// What to write next; `None` at the end.
-    fn next_batch(&self) -> Option<Vec<Job>> {
-        let mut line = self.line();
-        let failing = self.engine.is_failing();
-        let retry = Instant::now() + RETRY;
-        loop {
-            let now = Instant::now();
-            let until = match line.since {
-                _ if line.closing => break,
-                _ if failing => Some(retry),
-                Some(_) if line.urgent > 0 => break,
-                Some(since) => Some(since + self.engine.options.gather),
-                None => None,
-            };
-            line = match until {
-                Some(until) if now >= until => break,
-                Some(until) => self.came.wait_timeout(line, until - now).unwrap_or_else(PoisonError::into_inner).0,
-                None => self.came.wait(line).unwrap_or_else(PoisonError::into_inner),
-            };
+    /// Writes a batch and answers those who wait for it.
+    pub fn write(&self, batch: Vec<Job>) {
+        let again = write(&self.engine, batch);
+        if again.is_empty() {
+            return;
         }
-        if line.jobs.is_empty() {
-            // Somebody must find out when the disk works again, though nobody has anything to write.
-            return if line.closing { None } else { Some(vec![Job::probe()?]) };
-        }
-        Some(line.take())
-    }
-
-    /// Puts changes back in front of all others.
-    fn put_back(&self, jobs: Vec<Job>) {
         let mut line = self.line();
-        for job in jobs.into_iter().rev() {
+        if line.closing {
+            let changes = again.len();
+            tracing::error!(changes, "the disk fails at the end: changes are lost, deliveries may be repeated");
+            line.closed = true;
+            line.jobs.clear();
+            return;
+        }
+        // Back in front of all others.
+        for job in again.into_iter().rev() {
             line.jobs.push_front(job);
         }
-        line.since.get_or_insert_with(Instant::now);
+        let now = self.engine.now();
+        line.since.get_or_insert(now);
     }
 }
 

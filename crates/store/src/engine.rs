@@ -4,7 +4,7 @@
 //! Locks are taken in this order: housekeeping, writer, open files, state. The last is held for moments only, never while
 //! the index or the log is read.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -51,7 +51,7 @@ pub(crate) struct Engine {
     pub(crate) housekeeping: Mutex<Housekeeping>,
     clock: Arc<dyn Clock>,
     writer: Mutex<Writer>,
-    open_files: Mutex<HashMap<u64, Arc<dyn File>>>,
+    open_files: Mutex<BTreeMap<u64, Arc<dyn File>>>,
     state: RwLock<State>,
     /// Whether the last write failed.
     failing: AtomicBool,
@@ -266,7 +266,7 @@ impl Engine {
         Ok(file)
     }
 
-    pub fn open_files(&self) -> MutexGuard<'_, HashMap<u64, Arc<dyn File>>> {
+    pub fn open_files(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<dyn File>>> {
         self.open_files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -138,9 +138,7 @@ impl Engine {
     /// Opens the index anew after a failure, or builds it anew if that is of no use.
     fn mend(&self, keeping: &mut Housekeeping, trouble: &IndexError) {
         self.state_mut().snapshot = None;
-        if let Some(index) = keeping.index.take() {
-            index.abandon();
-        }
+        keeping.index = None;
         let now = self.now();
         let relapse = keeping.reopened.is_some_and(|then| now.saturating_duration_since(then) < RELAPSE);
         let hopeless = matches!(trouble, IndexError::Broken(_)) || (relapse && !keeping.write_failed);

@@ -1,6 +1,6 @@
 //! The index on disk: what survived a checkpoint, in ordered tables, with the position in the log that it covers.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -111,12 +111,6 @@ impl Index {
         })
     }
 
-    /// Gives it up after a failure. Nothing more is written through it, whoever still reads a snapshot of it: it must not
-    /// meet the one that is opened next.
-    pub fn abandon(self) {
-        self.fence.close();
-    }
-
     /// Writes a layer and what belongs to it, all or nothing, durably.
     pub fn write(&self, overlay: &Overlay, checkpoint: &Checkpoint) -> Result<(), IndexError> {
         guarded(|| {
@@ -128,6 +122,14 @@ impl Index {
             write.commit()?;
             Ok(())
         })
+    }
+}
+
+impl Drop for Index {
+    /// Nothing more is written through it, whoever still reads a snapshot of it: it must not meet the one that is opened
+    /// next. The last words that the library would write are not needed, as opening is as quick without them.
+    fn drop(&mut self) {
+        self.fence.close();
     }
 }
 
@@ -154,8 +156,10 @@ impl<'t> Tables<'t> {
         for (id, entry) in overlay.entries() {
             self.message(*id, entry)?;
         }
-        for (destination, delta) in overlay.deltas() {
-            let name = destination.as_str();
+        let mut changed: Vec<_> = overlay.changed_destinations().collect();
+        changed.sort_unstable();
+        for destination in changed {
+            let (name, delta) = (destination.as_str(), overlay.delta(destination));
             let (queued, held) = self.destinations.get(name)?.map_or((0, 0), |row| row.value());
             match (queued.saturating_add_signed(delta.queued), held.saturating_add_signed(delta.held)) {
                 (0, 0) => drop(self.destinations.remove(name)?),
@@ -275,7 +279,7 @@ impl Snapshot {
     }
 
     /// The counters of all destinations.
-    pub fn destinations(&self) -> Result<HashMap<Destination, Waiting>, IndexError> {
+    pub fn destinations(&self) -> Result<BTreeMap<Destination, Waiting>, IndexError> {
         guarded(|| {
             let rows = self.destinations.iter()?;
             rows.map(|row| {

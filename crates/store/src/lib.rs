@@ -11,8 +11,10 @@
 #![forbid(unsafe_code)]
 
 mod backend;
+mod bell;
 mod committer;
 mod compact;
+mod content;
 mod engine;
 mod error;
 mod files;
@@ -20,6 +22,7 @@ mod frame;
 mod housekeeping;
 mod incoming;
 mod index;
+mod life;
 mod log;
 mod memory;
 mod message;
@@ -40,6 +43,7 @@ pub mod testing;
 #[cfg(test)]
 mod tests;
 
+pub use content::Content;
 pub use error::{CommitError, IndexError, IntakeError, OpenError, ReadError};
 pub use files::{File, Files, RealFiles, Space};
 pub use incoming::Incoming;
@@ -49,4 +53,4 @@ pub use message::{
 };
 pub use metrics::Metrics;
 pub use options::Options;
-pub use store::{Content, Status, Store};
+pub use store::{Status, Store};

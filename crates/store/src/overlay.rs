@@ -122,8 +122,9 @@ impl Overlay {
         self.entries.range((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded))
     }
 
-    pub fn deltas(&self) -> impl Iterator<Item = (&Destination, &Delta)> {
-        self.deltas.iter()
+    /// Whose counters differ, in no order.
+    pub fn changed_destinations(&self) -> impl Iterator<Item = &Destination> {
+        self.deltas.keys()
     }
 
     pub fn delta(&self, destination: &Destination) -> Delta {

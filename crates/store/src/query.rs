@@ -4,7 +4,7 @@
 //! the same, what the layers say of that window is added and what they make void is left out. Each window is true at one
 //! moment; a message that changes while somebody pages through may be met twice or not at all.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -171,10 +171,10 @@ fn merge_messages(
     merged
 }
 
-fn merge_counters(state: &State, mut counters: HashMap<Destination, Waiting>) -> HashMap<Destination, Waiting> {
+fn merge_counters(state: &State, mut counters: BTreeMap<Destination, Waiting>) -> BTreeMap<Destination, Waiting> {
     let layers = [Some(&state.active), state.frozen.as_deref()];
     let changed: BTreeSet<&Destination> =
-        layers.iter().flatten().flat_map(|layer| layer.deltas().map(|(destination, _)| destination)).collect();
+        layers.iter().flatten().flat_map(|layer| layer.changed_destinations()).collect();
     for destination in changed {
         let (mut queued, mut held) = (0, 0);
         for layer in layers.iter().flatten() {

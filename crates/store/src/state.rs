@@ -5,7 +5,7 @@
 //! and then lets go of it in the same moment in which the new snapshot takes its place, so that a look always finds layers
 //! and snapshot that fit together.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use mail::MessageId;
@@ -217,7 +217,7 @@ impl State {
 #[derive(Debug, Default)]
 struct Deferred {
     updates: Vec<Update>,
-    ids: HashSet<MessageId>,
+    ids: BTreeSet<MessageId>,
 }
 
 impl Deferred {

@@ -1,32 +1,24 @@
-//! The asynchronous face: the engine, and the two threads that drive it.
+//! The asynchronous face over the engine and what drives it.
 
-use std::collections::VecDeque;
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
 use mail::{Clock, Destination, MessageId, Randomness, Timestamp};
 use serde::Serialize;
-use tokio::task::spawn_blocking;
 
 use crate::committer::Committer;
+use crate::content::Content;
 use crate::engine::Engine;
 use crate::error::{CommitError, IntakeError, OpenError, ReadError};
 use crate::files::Files;
 use crate::incoming::Incoming;
+use crate::life::Life;
 use crate::message::{Counters, Cursor, Due, NewMessage, StoredMessage, Update};
 use crate::metrics::Metrics;
 use crate::options::Options;
-use crate::read::{FrameError, Part, read_body};
+use crate::read::Part;
 use crate::record::{Payload, Record};
 use crate::state::Known;
-
-/// The most octets of content that are handed out at once.
-const PIECE: usize = 64 << 10;
-/// How soon the housekeeper looks again when something failed.
-const TROUBLED: Duration = Duration::from_secs(1);
 
 /// A store; clones share it. Reading must happen within a Tokio runtime.
 ///
@@ -40,8 +32,7 @@ pub struct Store {
 struct Shared {
     engine: Arc<Engine>,
     committer: Arc<Committer>,
-    bell: Arc<Bell>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    life: Life,
 }
 
 impl fmt::Debug for Store {
@@ -59,32 +50,25 @@ impl Store {
         randomness: Randomness,
         metrics: Metrics,
     ) -> Result<Store, OpenError> {
-        let engine = Arc::new(Engine::open(options, files, clock, randomness, metrics)?);
-        engine.show();
-        let committer = Arc::new(Committer::new(engine.clone()));
-        let bell = Arc::new(Bell::default());
-        let committing = spawn("store-commit", {
-            let (committer, engine, bell) = (committer.clone(), engine.clone(), bell.clone());
-            move || {
-                committer.run(|| {
-                    if engine.wants_maintenance() {
-                        bell.ring();
-                    }
-                });
-            }
-        })?;
-        let keeping = spawn("store-keep", {
-            let (engine, bell) = (engine.clone(), bell.clone());
-            move || keep_house(&engine, &bell)
-        });
-        let threads = match keeping {
-            Ok(keeping) => Mutex::new(vec![committing, keeping]),
-            Err(error) => {
-                committer.close();
-                return Err(error);
-            }
-        };
-        Ok(Store { shared: Arc::new(Shared { engine, committer, bell, threads }) })
+        let (engine, committer) = ready(options, files, clock, randomness, metrics)?;
+        let life = Life::threaded(engine.clone(), committer.clone())?;
+        Ok(Store { shared: Arc::new(Shared { engine, committer, life }) })
+    }
+
+    /// Opens the store without threads, for a simulation on one thread: the driver, while it runs, does what the threads
+    /// do in service, and reading happens at once. Nothing but the arguments decides what is written when. Dropping store
+    /// and driver is a crash of the process: what was in line is not written.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn open_driven(
+        options: Options,
+        files: Arc<dyn Files>,
+        clock: Arc<dyn Clock>,
+        randomness: Randomness,
+        metrics: Metrics,
+    ) -> Result<(Store, crate::testing::Driver), OpenError> {
+        let (engine, committer) = ready(options, files, clock, randomness.clone(), metrics)?;
+        let (life, driver) = Life::driven(engine.clone(), committer.clone(), randomness);
+        Ok((Store { shared: Arc::new(Shared { engine, committer, life }) }, driver))
     }
 
     /// Takes content: floors are checked, and space and memory for the `expected` octets reserved.
@@ -155,7 +139,8 @@ impl Store {
             Some(here) => Some(here),
             None => self.blocking(move |engine| engine.content(id)).await?,
         };
-        Ok(found.map(|(parts, len)| Content { engine, id, len, parts }))
+        let calls = self.shared.life.calls();
+        Ok(found.map(|(parts, len)| Content { engine, calls, id, len, parts }))
     }
 
     /// The first attempt is over: memory that holds the content may go.
@@ -217,9 +202,7 @@ impl Store {
     /// Takes no more mail, writes what is in line, makes a last checkpoint and ends. Futures of other clones that wait for
     /// something that comes later never end.
     pub async fn close(self) {
-        let shared = self.shared;
-        // A panic in there was told by the panic's own message.
-        let _ = spawn_blocking(move || shared.end(true)).await;
+        self.shared.life.end().await;
     }
 
     async fn blocking<T: Send + 'static>(
@@ -227,89 +210,21 @@ impl Store {
         call: impl FnOnce(&Engine) -> Result<T, ReadError> + Send + 'static,
     ) -> Result<T, ReadError> {
         let engine = self.shared.engine.clone();
-        match spawn_blocking(move || call(&engine)).await {
-            Ok(result) => result,
-            Err(error) => Err(ReadError::Disk(error.to_string())),
-        }
+        self.shared.life.calls().make(move || call(&engine)).await.unwrap_or_else(|error| Err(ReadError::Disk(error)))
     }
 }
 
-impl Shared {
-    fn end(&self, checkpoint: bool) {
-        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        if threads.is_empty() {
-            return;
-        }
-        self.engine.stop_intake();
-        self.committer.close();
-        self.bell.end();
-        for thread in threads {
-            if thread.join().is_err() {
-                tracing::error!("a thread of the store has panicked");
-            }
-        }
-        if checkpoint && !self.engine.checkpoint() {
-            tracing::warn!("no last checkpoint could be made: the next start reads more of the log");
-        }
-    }
-}
-
-impl Drop for Shared {
-    fn drop(&mut self) {
-        self.end(false);
-    }
-}
-
-fn spawn(name: &str, life: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, OpenError> {
-    thread::Builder::new().name(name.into()).spawn(life).map_err(OpenError::files(format!("start the thread {name}")))
-}
-
-fn keep_house(engine: &Engine, bell: &Bell) {
-    let mut patience = Duration::ZERO;
-    while bell.wait(patience) {
-        engine.maintain(&|| bell.going_on());
-        let troubled = engine.trouble().is_some() || engine.is_failing();
-        patience =
-            if troubled { TROUBLED.min(engine.options.checkpoint_every) } else { engine.options.checkpoint_every };
-    }
-}
-
-/// Wakes the housekeeper.
-#[derive(Debug, Default)]
-struct Bell {
-    rung: Mutex<Rung>,
-    sound: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct Rung {
-    wanted: bool,
-    ended: bool,
-}
-
-impl Bell {
-    fn ring(&self) {
-        self.rung.lock().unwrap_or_else(PoisonError::into_inner).wanted = true;
-        self.sound.notify_one();
-    }
-
-    fn end(&self) {
-        self.rung.lock().unwrap_or_else(PoisonError::into_inner).ended = true;
-        self.sound.notify_one();
-    }
-
-    fn going_on(&self) -> bool {
-        !self.rung.lock().unwrap_or_else(PoisonError::into_inner).ended
-    }
-
-    /// Waits to be rung, at most so long. False at the end.
-    fn wait(&self, patience: Duration) -> bool {
-        let rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.sound.wait_timeout_while(rung, patience, |rung| !rung.wanted && !rung.ended);
-        let mut rung = waited.unwrap_or_else(PoisonError::into_inner).0;
-        rung.wanted = false;
-        !rung.ended
-    }
+fn ready(
+    options: Options,
+    files: Arc<dyn Files>,
+    clock: Arc<dyn Clock>,
+    randomness: Randomness,
+    metrics: Metrics,
+) -> Result<(Arc<Engine>, Arc<Committer>), OpenError> {
+    let engine = Arc::new(Engine::open(options, files, clock, randomness, metrics)?);
+    engine.show();
+    let committer = Arc::new(Committer::new(engine.clone()));
+    Ok((engine, committer))
 }
 
 /// How a store is.
@@ -333,70 +248,4 @@ pub struct Status {
     pub quarantined: u64,
     /// Why no new mail is taken; nothing while it is.
     pub closed: Option<&'static str>,
-}
-
-/// A message's content on its way out, trace in front. What was begun can be read to the end even if the message is
-/// finished meanwhile.
-#[derive(Debug)]
-pub struct Content {
-    engine: Arc<Engine>,
-    id: MessageId,
-    len: u64,
-    parts: VecDeque<Part>,
-}
-
-impl Content {
-    /// Octets in total.
-    pub fn len(&self) -> u64 {
-        self.len
-    }
-
-    /// Whether there is nothing.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// The next piece of at most 64 KiB, verified; `None` at the end. After an error there is no more.
-    pub async fn next(&mut self) -> Option<Result<Bytes, ReadError>> {
-        loop {
-            match self.parts.pop_front()? {
-                Part::Octets(octets) if octets.is_empty() => {}
-                Part::Octets(mut octets) => {
-                    if octets.len() > PIECE {
-                        self.parts.push_front(Part::Octets(octets.split_off(PIECE)));
-                    }
-                    return Some(Ok(octets));
-                }
-                Part::Frame(file, at) => {
-                    let (engine, id) = (self.engine.clone(), self.id);
-                    let read = spawn_blocking(move || match read_body(file.as_ref(), at) {
-                        Ok(octets) => Ok(octets),
-                        Err(FrameError::Disk(error)) => Err(ReadError::Disk(error.to_string())),
-                        Err(FrameError::Gone | FrameError::Damaged(_)) => {
-                            if let Err(error) = engine.bury(id) {
-                                tracing::warn!(message = %id, %error, "damaged content cannot be put away yet");
-                            }
-                            Err(ReadError::Damaged(id))
-                        }
-                    });
-                    match read.await.unwrap_or_else(|error| Err(ReadError::Disk(error.to_string()))) {
-                        Ok(octets) => self.parts.push_front(Part::Octets(octets)),
-                        Err(error) => {
-                            self.parts.clear();
-                            return Some(Err(error));
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    /// All that is left, in one piece; for content that is known to be small.
-    pub async fn collect(mut self) -> Result<Bytes, ReadError> {
-        let mut all = BytesMut::new();
-        while let Some(piece) = self.next().await {
-            all.extend_from_slice(&piece?);
-        }
-        Ok(all.freeze())
-    }
 }

@@ -1,6 +1,6 @@
 //! A disk in memory that forgets on power loss what was not made durable, and fails on demand.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -23,8 +23,13 @@ pub enum Fault {
 
 /// A folder on a simulated disk; clones share it.
 ///
-/// What is written is seen at once, but only [`File::sync`] makes it survive [`Disk::crash`]: of the rest, every write
-/// survives, is lost or is torn by itself, in blocks of 512 octets. The same goes for names until [`Files::sync_names`].
+/// What is written is seen at once, but only [`File::sync`] makes it survive a power cut: of the rest, every write
+/// survives, is lost or is torn by itself, in sectors of 512 octets. The same goes for names until
+/// [`Files::sync_names`].
+///
+/// [`Disk::cut`] and [`Disk::cut_after`] turn the power off: then every operation through every handle fails and nothing
+/// changes any more. [`Disk::restart`] gives the disk as the machine finds it when it starts again; the seed decides what
+/// survived. A process that crashes while the machine goes on loses nothing: its successor may open the same disk.
 #[derive(Clone, Debug)]
 pub struct Disk {
     inner: Arc<Mutex<Inner>>,
@@ -38,17 +43,21 @@ struct Inner {
     life: u64,
     capacity: u64,
     inodes: u64,
-    files: HashMap<u64, Stored>,
+    files: BTreeMap<u64, Stored>,
     next_file: u64,
     /// The names as they are, and as they surely survive.
     names: BTreeMap<String, u64>,
     durable_names: BTreeMap<String, u64>,
     name_changes: Vec<NameChange>,
     faults: Vec<(Fault, &'static str, u32)>,
-    /// Operations until power fails, if it shall.
+    /// Whole operations until the one in which power fails, if it shall.
     fuse: Option<u64>,
+    /// Whether power fails in this operation.
+    is_failing: bool,
+    is_off: bool,
     operations: u64,
     written: u64,
+    trace: u32,
 }
 
 #[derive(Debug, Default)]
@@ -83,36 +92,61 @@ impl Disk {
             life: 0,
             capacity,
             inodes: 1_000_000,
-            files: HashMap::new(),
+            files: BTreeMap::new(),
             next_file: 1,
             names: BTreeMap::new(),
             durable_names: BTreeMap::new(),
             name_changes: Vec::new(),
             faults: Vec::new(),
             fuse: None,
+            is_failing: false,
+            is_off: false,
             operations: 0,
             written: 0,
+            trace: 0,
         };
         Self { inner: Arc::new(Mutex::new(inner)), life: 0 }
     }
 
-    /// The power fails and comes back: the disk as the next start finds it. Handles from before fail from now on.
-    pub fn crash(&self) -> Disk {
+    /// The power fails and comes back: the disk as the next start finds it, without the faults it had. Handles from before
+    /// fail from now on.
+    pub fn restart(&self, seed: u64) -> Disk {
         let mut inner = self.lock();
-        inner.lose_power();
-        inner.fuse = None;
-        inner.faults.clear();
+        inner.lose_power(&Randomness::seeded(seed));
         Disk { inner: self.inner.clone(), life: inner.life }
     }
 
-    /// Lets the power fail in the middle of an operation, after so many more.
-    pub fn crash_after(&self, operations: u64) {
+    /// As [`Disk::restart`], with chance as it was given to the disk.
+    pub fn crash(&self) -> Disk {
+        let seed = self.lock().randomness.next_u64();
+        self.restart(seed)
+    }
+
+    /// The power fails now.
+    pub fn cut(&self) {
+        self.lock().is_off = true;
+    }
+
+    /// The power fails in the middle of the operation that comes after so many others. Those that only read do not count.
+    pub fn cut_after(&self, operations: u64) {
         self.lock().fuse = Some(operations);
     }
 
-    /// Whether the power failed since this handle was made.
-    pub fn is_dead(&self) -> bool {
-        self.lock().life != self.life
+    /// Whether the power is off for this handle.
+    pub fn is_off(&self) -> bool {
+        let inner = self.lock();
+        inner.is_off || inner.life != self.life
+    }
+
+    /// Operations so far that changed something or were to make it durable.
+    pub fn operations(&self) -> u64 {
+        self.lock().operations
+    }
+
+    /// A sum over all that was ever written, made, renamed, removed, resized and synced, in order: two runs that are the
+    /// same have the same.
+    pub fn trace(&self) -> u32 {
+        self.lock().trace
     }
 
     /// The next `times` operations of the kind fail.
@@ -187,15 +221,23 @@ impl Disk {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins an operation of a handle of that life.
-    fn begin(&self) -> io::Result<MutexGuard<'_, Inner>> {
-        let mut inner = self.lock();
-        if inner.life != self.life {
+    /// Begins an operation, if there is power.
+    fn look(&self) -> io::Result<MutexGuard<'_, Inner>> {
+        let inner = self.lock();
+        if inner.is_off || inner.life != self.life {
             return Err(io::Error::other("the power is off"));
         }
+        Ok(inner)
+    }
+
+    /// Begins an operation that changes something.
+    fn begin(&self) -> io::Result<MutexGuard<'_, Inner>> {
+        let mut inner = self.look()?;
         inner.operations += 1;
-        if let Some(fuse) = &mut inner.fuse {
-            *fuse = fuse.saturating_sub(1);
+        match &mut inner.fuse {
+            Some(0) => inner.is_failing = true,
+            Some(left) => *left -= 1,
+            None => {}
         }
         Ok(inner)
     }
@@ -207,18 +249,17 @@ impl Inner {
         self.files.values().map(|stored| stored.octets.len() as u64).sum()
     }
 
-    /// Whether the fuse burned down in this operation.
-    fn is_out(&self) -> bool {
-        self.fuse == Some(0)
-    }
-
-    fn finish<T>(&mut self, value: T) -> io::Result<T> {
-        if self.is_out() {
-            self.lose_power();
-            self.fuse = None;
+    fn finish(&mut self) -> io::Result<()> {
+        if self.is_failing {
+            self.is_off = true;
             return Err(io::Error::other("the power fails"));
         }
-        Ok(value)
+        Ok(())
+    }
+
+    fn note(&mut self, what: &str, parts: &[&[u8]]) {
+        let sum = crc32c::crc32c_append(self.trace, what.as_bytes());
+        self.trace = parts.iter().fold(sum, |sum, part| crc32c::crc32c_append(sum, part));
     }
 
     fn faulty(&mut self, fault: Fault, file: Option<u64>) -> io::Result<()> {
@@ -234,11 +275,13 @@ impl Inner {
         }
     }
 
-    fn lose_power(&mut self) {
+    fn lose_power(&mut self, randomness: &Randomness) {
         self.life += 1;
+        (self.fuse, self.is_failing, self.is_off) = (None, false, false);
+        self.faults.clear();
         let mut names = std::mem::take(&mut self.durable_names);
         for change in std::mem::take(&mut self.name_changes) {
-            if self.randomness.below(2) == 0 {
+            if randomness.below(2) == 0 {
                 change.apply(&mut names);
             }
         }
@@ -248,7 +291,7 @@ impl Inner {
         self.files.retain(|file, _| reachable.contains(file));
         for stored in self.files.values_mut() {
             stored.handles = 0;
-            stored.lose_power(&self.randomness);
+            stored.lose_power(randomness);
         }
     }
 
@@ -277,6 +320,7 @@ impl Inner {
         if !change.apply(&mut self.names) {
             return Err(io::ErrorKind::NotFound.into());
         }
+        self.note("name", &[format!("{change:?}").as_bytes()]);
         self.name_changes.push(change);
         Ok(())
     }
@@ -358,9 +402,7 @@ impl Change {
 
 impl Files for Disk {
     fn list(&self) -> io::Result<Vec<String>> {
-        let mut inner = self.begin()?;
-        let names = inner.names.keys().filter(|name| !name.contains('/')).cloned().collect();
-        inner.finish(names)
+        Ok(self.look()?.names.keys().filter(|name| !name.contains('/')).cloned().collect())
     }
 
     fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn File>> {
@@ -376,12 +418,12 @@ impl Files for Disk {
         }
         inner.files.insert(file, stored);
         inner.change_names(NameChange::Set(name.into(), file))?;
-        inner.finish(())?;
+        inner.finish()?;
         Ok(inner.handle(self, file))
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
-        let mut inner = self.begin()?;
+        let mut inner = self.look()?;
         let file = *inner.names.get(name).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
         Ok(inner.handle(self, file))
     }
@@ -389,28 +431,29 @@ impl Files for Disk {
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut inner = self.begin()?;
         inner.change_names(NameChange::Rename(from.into(), to.into()))?;
-        inner.finish(())
+        inner.finish()
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut inner = self.begin()?;
         inner.change_names(NameChange::Remove(name.into()))?;
-        inner.finish(())
+        inner.finish()
     }
 
     fn sync_names(&self) -> io::Result<()> {
         let mut inner = self.begin()?;
+        inner.note("sync names", &[]);
         inner.faulty(Fault::Names, None)?;
-        if !inner.is_out() {
+        if !inner.is_failing {
             inner.durable_names = inner.names.clone();
             inner.name_changes.clear();
             inner.sweep();
         }
-        inner.finish(())
+        inner.finish()
     }
 
     fn space(&self) -> io::Result<Space> {
-        let inner = self.begin()?;
+        let inner = self.look()?;
         Ok(Space { bytes: inner.capacity.saturating_sub(inner.used()), inodes: inner.inodes })
     }
 }
@@ -435,11 +478,11 @@ impl Drop for Handle {
 
 impl File for Handle {
     fn size(&self) -> io::Result<u64> {
-        Ok(self.disk.begin()?.stored(self.file)?.octets.len() as u64)
+        Ok(self.disk.look()?.stored(self.file)?.octets.len() as u64)
     }
 
     fn read(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        let mut inner = self.disk.begin()?;
+        let mut inner = self.disk.look()?;
         inner.faulty(Fault::Read, Some(self.file))?;
         let octets = &inner.stored(self.file)?.octets;
         let found = octets.get(offset as usize..offset as usize + buffer.len());
@@ -450,6 +493,7 @@ impl File for Handle {
     fn write(&self, slices: &[IoSlice<'_>], offset: u64) -> io::Result<()> {
         let mut inner = self.disk.begin()?;
         let octets: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+        inner.note("write", &[&self.file.to_le_bytes(), &offset.to_le_bytes(), &octets]);
         inner.written += octets.len() as u64;
         let grown = (offset + octets.len() as u64).saturating_sub(inner.stored(self.file)?.octets.len() as u64);
         if grown > 0 && inner.used() + grown > inner.capacity {
@@ -462,33 +506,35 @@ impl File for Handle {
             return Err(error);
         }
         inner.stored(self.file)?.change(Change::Write { offset: offset as usize, octets });
-        inner.finish(())
+        inner.finish()
     }
 
     fn resize(&self, len: u64) -> io::Result<()> {
         let mut inner = self.disk.begin()?;
+        inner.note("resize", &[&self.file.to_le_bytes(), &len.to_le_bytes()]);
         let grown = len.saturating_sub(inner.stored(self.file)?.octets.len() as u64);
         if grown > 0 && inner.used() + grown > inner.capacity {
             return Err(io::ErrorKind::StorageFull.into());
         }
         inner.stored(self.file)?.change(Change::Resize(len as usize));
-        inner.finish(())
+        inner.finish()
     }
 
     fn sync(&self) -> io::Result<()> {
         let mut inner = self.disk.begin()?;
+        inner.note("sync", &[&self.file.to_le_bytes()]);
         if let Err(error) = inner.faulty(Fault::Sync, Some(self.file)) {
             // As on Linux: what failed to be written counts as clean from then on, and a later sync does not try again.
             inner.forget_changes(self.file)?;
             return Err(error);
         }
-        if !inner.is_out() {
+        if !inner.is_failing {
             let stored = inner.stored(self.file)?;
             for change in std::mem::take(&mut stored.changes) {
                 change.apply(&mut stored.durable);
             }
         }
-        inner.finish(())
+        inner.finish()
     }
 }
 

@@ -13,6 +13,8 @@ use mail::{
 pub use decode::decode_anything;
 pub use disk::{Disk, Fault};
 
+pub use crate::life::Driver;
+
 use crate::message::{Delivery, StoredMessage};
 
 /// An envelope with that id and that many recipients.

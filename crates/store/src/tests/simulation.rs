@@ -321,20 +321,20 @@ fn run(seed: u64) {
     let mut world = World::new(seed);
     for _ in 0..4 {
         if world.random.below(2) == 0 {
-            world.disk.crash_after(1 + world.random.below(300) as u64);
+            world.disk.cut_after(1 + world.random.below(300) as u64);
         }
         for _ in 0..world.random.below(60) {
-            if world.disk.is_dead() {
+            if world.disk.is_off() {
                 break;
             }
             world.act();
         }
         world.disk.heal();
-        if !world.disk.is_dead() {
+        if !world.disk.is_off() {
             // Whatever failed before is mended by now.
             world.engine.maintain(&|| true);
         }
-        if !world.disk.is_dead() {
+        if !world.disk.is_off() {
             assert!(world.engine.trouble().is_none(), "seed {seed}");
             world.check();
         }
@@ -362,7 +362,7 @@ fn a_crash_while_opening_harms_nothing() {
         }
         world.disk = world.disk.crash();
         for operations in (1..400).step_by(7) {
-            world.disk.crash_after(operations);
+            world.disk.cut_after(operations);
             let _ = Engine::open(
                 Options { segment_size: 64 << 10, inline_limit: 16 << 10, ..Options::small() },
                 Arc::new(world.disk.clone()),

@@ -1,0 +1,214 @@
+//! The face without threads: one seed, one trace; and what was acknowledged is there after any crash.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use mail::{Clock, Destination, MessageId, Randomness, Timestamp};
+
+use crate::testing::{Disk, Driver, Fault, envelope};
+use crate::{Delivery, Metrics, NewMessage, Options, Schedule, Store, Update};
+
+/// Tokio's clock, which stands still until all tasks wait.
+#[derive(Debug)]
+struct Paused;
+
+impl Clock for Paused {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(1_800_000_000_000)
+    }
+
+    fn instant(&self) -> std::time::Instant {
+        tokio::time::Instant::now().into_std()
+    }
+}
+
+fn open(disk: &Disk, random: &Randomness) -> (Store, Driver) {
+    let options = Options { segment_size: 64 << 10, inline_limit: 16 << 10, ..Options::small() };
+    let disk = Arc::new(disk.clone());
+    Store::open_driven(options, disk, Arc::new(Paused), random.clone(), Metrics::default()).expect("it opens")
+}
+
+fn delivery(n: u128) -> Delivery {
+    Delivery::new(Destination::new(format!("mx:{}.example", n % 7)), [0], Timestamp::from_millis(n as u64))
+}
+
+fn body(n: u128) -> Bytes {
+    let len = if n.is_multiple_of(9) { 40_000 } else { 700 + 31 * (n as usize % 50) };
+    Bytes::from(vec![n as u8; len])
+}
+
+async fn commit(store: &Store, n: u128) -> bool {
+    let Ok(mut content) = store.intake(None) else { return false };
+    for piece in body(n).chunks(5000) {
+        if content.write(Bytes::copy_from_slice(piece)).await.is_err() {
+            return false;
+        }
+    }
+    let (id, trace) = (MessageId::from_u128(n), Bytes::new());
+    let message = NewMessage { id, envelope: envelope(id, 1).into(), trace, content, deliveries: vec![delivery(n)] };
+    store.commit(message, Vec::new()).await.is_ok()
+}
+
+/// What is known of a message: whether it was acknowledged, whether its end is in line, whether its end was.
+#[derive(Clone, Copy, Debug, Default)]
+struct Known {
+    acknowledged: bool,
+    ending: bool,
+    ended: bool,
+}
+
+type Ledger = Arc<Mutex<BTreeMap<u128, Known>>>;
+
+async fn deliver(store: Store, ledger: Ledger, n: u128) {
+    let note = |change: fn(&mut Known)| change(ledger.lock().unwrap().entry(n).or_default());
+    note(|_| {});
+    if !commit(&store, n).await {
+        return;
+    }
+    note(|known| known.acknowledged = true);
+    if let Ok(Some(content)) = store.content(MessageId::from_u128(n)).await
+        && let Ok(content) = content.collect().await
+    {
+        assert_eq!(content, body(n));
+    }
+    if n.is_multiple_of(4) {
+        return;
+    }
+    note(|known| known.ending = true);
+    let state = Delivery { schedule: Schedule::Finished, ..delivery(n) };
+    store.record(vec![Update::Delivery { id: MessageId::from_u128(n), number: 0, state }]).await;
+    note(|known| known.ended = true);
+}
+
+/// Traffic until the power fails or the process crashes; the disk as the next process finds it.
+async fn live(disk: Disk, random: &Randomness, ledger: &Ledger, first: u128) -> Disk {
+    let (store, driver) = open(&disk, random);
+    let cut = random.below(3) > 0;
+    if cut {
+        disk.cut_after(random.below(600) as u64);
+    }
+    if random.below(3) == 0 {
+        disk.fail(Fault::Sync, random.below(4) as u32);
+    }
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(driver.run());
+    for n in first..first + 60 {
+        tasks.spawn(deliver(store.clone(), ledger.clone(), n));
+        tokio::time::sleep(Duration::from_micros(random.below(3000) as u64)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(random.below(20) as u64)).await;
+    // All at once, wherever each is: this is the crash.
+    drop(tasks);
+    drop(store);
+    disk.heal();
+    if cut { disk.restart(random.next_u64()) } else { disk }
+}
+
+async fn check(disk: &Disk, random: &Randomness, ledger: &Ledger) {
+    let (store, driver) = open(disk, random);
+    let driving = tokio::spawn(driver.run());
+    let ledger: BTreeMap<_, _> = ledger.lock().unwrap().clone();
+    let mut present = 0;
+    for (n, known) in ledger {
+        let found = store.message(MessageId::from_u128(n)).await.unwrap();
+        present += u64::from(found.is_some());
+        if known.acknowledged && !known.ending {
+            assert!(found.is_some(), "message {n} is lost");
+        }
+        if known.ended {
+            assert!(found.is_none(), "message {n} is back");
+        }
+        if found.is_some() {
+            let content = store.content(MessageId::from_u128(n)).await.unwrap().unwrap();
+            assert_eq!(content.collect().await.unwrap(), body(n));
+        }
+    }
+    assert_eq!(store.status().messages, present);
+    let destinations = store.destinations().await.unwrap();
+    assert!(destinations.is_sorted_by_key(|(destination, _)| destination.clone()));
+    store.close().await;
+    driving.await.expect("the driver ends when the store is closed");
+}
+
+/// Several lives with crashes of process and machine; the sum of what was written.
+fn world(seed: u64) -> u32 {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let random = Randomness::seeded(seed);
+        let mut disk = Disk::new(64 << 20, random.clone());
+        let ledger = Ledger::default();
+        for round in 0..6 {
+            disk = live(disk, &random, &ledger, 1 + round * 100).await;
+            check(&disk, &random, &ledger).await;
+        }
+        disk.trace()
+    })
+}
+
+#[test]
+fn acknowledged_mail_survives_crashes_and_one_seed_gives_one_trace() {
+    for seed in 0..20 {
+        assert_eq!(world(seed), world(seed), "seed {seed}");
+    }
+    assert_ne!(world(1), world(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_writes_nothing_more() {
+    let random = Randomness::seeded(4);
+    let disk = Disk::new(64 << 20, random.clone());
+    let (store, driver) = open(&disk, &random);
+    let driving = tokio::spawn(driver.run());
+    assert!(commit(&store, 1).await);
+    let state = Delivery { schedule: Schedule::Finished, ..delivery(1) };
+    let ended = store.record(vec![Update::Delivery { id: MessageId::from_u128(1), number: 0, state }]);
+    let (trace, disk_octets) = (disk.trace(), disk.written());
+    driving.abort();
+    assert!(driving.await.unwrap_err().is_cancelled());
+    drop((store, ended));
+    assert_eq!((disk.trace(), disk.written()), (trace, disk_octets));
+    let (store, driver) = open(&disk, &random);
+    assert!(store.message(MessageId::from_u128(1)).await.unwrap().is_some());
+    // Closing must not wait for a driver that is gone.
+    drop(driver);
+    store.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_in_line_is_written_when_only_the_store_is_dropped() {
+    let random = Randomness::seeded(5);
+    let disk = Disk::new(64 << 20, random.clone());
+    let (store, driver) = open(&disk, &random);
+    let driving = tokio::spawn(driver.run());
+    assert!(commit(&store, 1).await);
+    let state = Delivery { schedule: Schedule::Finished, ..delivery(1) };
+    let ended = store.record(vec![Update::Delivery { id: MessageId::from_u128(1), number: 0, state }]);
+    drop(store);
+    ended.await;
+    driving.await.unwrap();
+    let (store, _driver) = open(&disk.restart(9), &random);
+    assert!(store.message(MessageId::from_u128(1)).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_disk_without_power_changes_nothing() {
+    let disk = Disk::new(1 << 20, Randomness::seeded(1));
+    let files: &dyn crate::Files = &disk;
+    let file = files.create("a", 4096).unwrap();
+    file.write(&[std::io::IoSlice::new(b"one")], 0).unwrap();
+    file.sync().unwrap();
+    files.sync_names().unwrap();
+    // Two more operations succeed, the third is in the middle of it when the power fails.
+    disk.cut_after(2);
+    file.write(&[std::io::IoSlice::new(b"two")], 0).unwrap();
+    file.sync().unwrap();
+    assert!(!disk.is_off());
+    assert!(file.write(&[std::io::IoSlice::new(b"six")], 0).is_err());
+    assert!(disk.is_off() && file.sync().is_err() && files.list().is_err());
+    let again = disk.restart(7);
+    assert!(!again.is_off() && disk.is_off());
+    let octets = again.octets("a").unwrap();
+    assert!(octets.starts_with(b"two") || octets.starts_with(b"six"));
+}
