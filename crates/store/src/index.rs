@@ -63,6 +63,8 @@ impl Index {
             return Self::create(files, cache);
         }
         let file = files.open(NAME).map_err(io_error)?;
+        // Segments are freed by what the index says, so what it says must not be lost again.
+        file.sync().map_err(io_error)?;
         let (backend, fence) = Backend::new(file);
         guarded(|| {
             let mut builder = Database::builder();

@@ -81,7 +81,8 @@ pub(crate) struct Recovered {
     pub rebuilt: bool,
 }
 
-/// Reads and mends.
+/// Reads and mends. What is believed is made durable first: a process that was killed may have left writes, and changes
+/// of names, that only the system's memory has.
 pub(crate) struct Recovery<'a> {
     pub files: &'a dyn Files,
     pub options: &'a Options,
@@ -91,6 +92,7 @@ pub(crate) struct Recovery<'a> {
 impl Recovery<'_> {
     /// Opens the index and makes up for what happened behind its checkpoint; builds it anew if it does not fit the log.
     pub fn open(&self, names: &[String]) -> Result<Recovered, OpenError> {
+        self.files.sync_names().map_err(OpenError::files("sync the store's folder"))?;
         let numbers: Vec<u64> = names.iter().filter_map(|name| number_in(name, "segment-")).collect();
         let is_new = numbers.is_empty() && !names.iter().any(|name| name == crate::index::NAME);
         let (caught_up, rebuilt) = match self.catch_up(&numbers) {
@@ -197,6 +199,8 @@ impl Recovery<'_> {
         let name = segment_name(link.number);
         let failed = |error| OpenError::Files { action: format!("read {name}"), error };
         let file = self.files.open(&name).map_err(failed)?;
+        // What a process wrote that was killed before its sync can be read, but is not durable yet.
+        file.sync().map_err(failed)?;
         let mut scan = Scan::new(file.as_ref(), link.number, link.salt, from, link.end).map_err(failed)?;
         let past = |offset: u64| until.is_some_and(|until| (link.number, offset) >= (until.segment, until.offset));
         while !past(scan.offset())

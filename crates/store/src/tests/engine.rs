@@ -1,5 +1,6 @@
 //! The engine's rules of failure and of limits.
 
+use std::io::IoSlice;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -103,6 +104,28 @@ fn a_failed_sync_fails_the_commit_and_nothing_of_it_comes_back() {
             assert_eq!(ids(&engine), [1, 3]);
             assert_eq!(read(&engine, 3), content(3, 3000));
         }
+    }
+}
+
+#[test]
+fn what_a_start_believes_survives_the_next_power_cut() {
+    for seed in 0..20 {
+        let disk = Disk::new(64 << 20, Randomness::seeded(seed));
+        let segment = || {
+            let name = disk.names().into_iter().find(|name| name.starts_with("segment-")).expect("a segment");
+            (disk.octets(&name).expect("its octets"), name)
+        };
+        let engine = open(&disk);
+        assert!(commit(&engine, 1, 3000).error.is_none());
+        let (synced, name) = segment();
+        assert!(commit(&engine, 2, 3000).error.is_none());
+        let (written, _) = segment();
+        drop(engine);
+        // As if the process had been killed after the write of message 2 and before its sync.
+        disk.replace(&name, synced);
+        disk.open(&name).unwrap().write(&[IoSlice::new(&written)], 0).unwrap();
+        assert_eq!(ids(&open(&disk)), [1, 2]);
+        assert_eq!(ids(&open(&disk.crash())), [1, 2]);
     }
 }
 
