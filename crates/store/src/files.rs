@@ -86,18 +86,23 @@ impl RealFiles {
     }
 }
 
-/// Makes a folder and its entry in the one above durable.
-fn make_folder(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    if path.is_dir() {
-        return Ok(());
-    }
+/// Makes a folder (readable to its owner only) unless it is there, and the names that lead to it durable, up to the root
+/// of its file system. A folder that is there may have been made by a life that ended before it could do that.
+pub fn make_folder(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-    match path.parent() {
-        Some(parent) if parent.as_os_str().is_empty() => fs::File::open(".")?.sync_all(),
-        Some(parent) => fs::File::open(parent)?.sync_all(),
-        None => Ok(()),
+    let path = path.canonicalize()?;
+    let disk = path.metadata()?.dev();
+    for above in path.ancestors().skip(1) {
+        match fs::File::open(above) {
+            Ok(folder) if folder.metadata()?.dev() != disk => break,
+            Ok(folder) => folder.sync_all()?,
+            // Where we may not even look, somebody else has made what we stand on.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
+            Err(error) => return Err(error),
+        }
     }
+    Ok(())
 }
 
 impl Files for RealFiles {

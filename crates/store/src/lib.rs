@@ -45,7 +45,7 @@ mod tests;
 
 pub use content::Content;
 pub use error::{CommitError, IndexError, IntakeError, OpenError, ReadError};
-pub use files::{File, Files, RealFiles, Space};
+pub use files::{File, Files, RealFiles, Space, make_folder};
 pub use incoming::Incoming;
 pub use message::{
     Counters, Cursor, Delivery, DeliveryRecipient, Due, NewMessage, Notice, RecipientStatus, Schedule, StoredMessage,

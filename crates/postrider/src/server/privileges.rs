@@ -65,11 +65,10 @@ impl Identity {
         Ok(Some(Self { name: name.to_owned(), uid: found.uid, gid }))
     }
 
-    /// Gives a folder to it, and makes the folder if need be.
+    /// Gives the folder of a store to it, and makes the folder if need be.
     pub fn own(&self, folder: &std::path::Path) -> std::io::Result<()> {
-        use std::os::unix::fs::{DirBuilderExt, chown};
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        chown(folder, Some(self.uid.as_raw()), Some(self.gid.as_raw()))
+        store::make_folder(folder)?;
+        std::os::unix::fs::chown(folder, Some(self.uid.as_raw()), Some(self.gid.as_raw()))
     }
 
     /// Becomes it, for good. Call it before there is a second thread: the system keeps identities per thread.
