@@ -2,7 +2,6 @@
 
 mod checking;
 mod control;
-mod crash;
 mod dialogues;
 mod flow;
 mod harness;

@@ -10,6 +10,7 @@
 //!
 //! Every wait ends at [`PATIENCE`] with a panic that shows the server's log. Every process is killed and reaped when its
 //! owner is dropped, also when the test fails.
+#![allow(dead_code, unused_imports, reason = "shared by several test programs, each of which uses a part")]
 
 mod client;
 mod server;
@@ -21,7 +22,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 pub use client::Client;
-pub use server::{Postrider, open_to_everybody, postrider};
+pub use server::{Postrider, binary, open_to_everybody, postrider};
 pub use setup::{Setup, is_root};
 pub use sink::{Mail, Script, Sink};
 

@@ -1,6 +1,7 @@
 //! The real binary.
 
 use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Mutex, PoisonError};
@@ -28,9 +29,14 @@ pub struct Output {
     pub err: String,
 }
 
+/// The binary: the one that was built for these tests, or the one that `POSTRIDER_BIN` names.
+pub fn binary() -> PathBuf {
+    std::env::var_os("POSTRIDER_BIN").map_or_else(|| env!("CARGO_BIN_EXE_postrider").into(), PathBuf::from)
+}
+
 /// Runs the binary to its end.
 pub fn postrider(arguments: &[&str]) -> Output {
-    let output = Command::new(env!("CARGO_BIN_EXE_postrider"))
+    let output = Command::new(binary())
         .args(arguments)
         .env("USER", "tester")
         .env_remove("NO_COLOR")
@@ -74,7 +80,7 @@ impl Postrider {
     /// Starts a server without waiting for anything.
     pub fn launch(setup: &Setup) -> Self {
         setup.write();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_postrider"));
+        let mut command = Command::new(binary());
         command.arg("serve").arg("--config").arg(setup.config()).stdin(Stdio::null());
         Self::run(command, setup)
     }

@@ -20,6 +20,7 @@ pub struct Setup {
     networks: String,
     listener: String,
     store: String,
+    segment: &'static str,
     user: &'static str,
     config: &'static str,
 }
@@ -27,14 +28,20 @@ pub struct Setup {
 impl Setup {
     /// No routes yet.
     pub fn new() -> Self {
+        Self::within(&std::env::temp_dir())
+    }
+
+    /// The same, with its folder made in that one.
+    pub fn within(parent: &Path) -> Self {
         Self {
-            folder: Arc::new(tempfile::tempdir().expect("a temporary folder")),
+            folder: Arc::new(tempfile::tempdir_in(parent).expect("a temporary folder")),
             address: own_socket(),
             top: String::new(),
             tables: String::new(),
             networks: "127.0.0.0/8".to_owned(),
             listener: String::new(),
             store: String::new(),
+            segment: "1MiB",
             user: if is_root() { "nobody" } else { "" },
             config: "postrider.toml",
         }
@@ -95,6 +102,12 @@ impl Setup {
         self
     }
 
+    /// Sets the size of the log's files; 1 MiB if not set.
+    pub fn segment(mut self, size: &'static str) -> Self {
+        self.segment = size;
+        self
+    }
+
     /// No user to become, even if the test runs as root.
     pub fn staying_root(mut self) -> Self {
         self.user = "";
@@ -123,12 +136,12 @@ impl Setup {
 
     fn text(&self) -> String {
         let user = if self.user.is_empty() { String::new() } else { format!("user = \"{}\"\n", self.user) };
-        let Self { top, tables, address, networks, listener, store, .. } = self;
+        let Self { top, tables, address, networks, listener, store, segment, .. } = self;
         let path = self.folder().join("queue");
         format!(
             "hostname = \"mx.test\"\nnetworks = [\"{networks}\"]\n{user}{top}\n\
              [[listener]]\nname = \"test\"\naddress = \"{address}\"\n{listener}\
-             [store]\npath = \"{}\"\nsegment = \"1MiB\"\nfree_space = \"0B\"\nfree_inodes = 0\n{store}\
+             [store]\npath = \"{}\"\nsegment = \"{segment}\"\nfree_space = \"0B\"\nfree_inodes = 0\n{store}\
              [log]\nlevel = \"debug\"\nformat = \"json\"\n{tables}",
             path.display()
         )

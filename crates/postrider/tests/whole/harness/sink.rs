@@ -1,7 +1,9 @@
 //! A server that takes mail: what arrives is there to be looked at, and what it answers is up to the test.
 
+use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,9 +17,20 @@ pub struct Sink {
     script: Arc<Mutex<Script>>,
 }
 
+/// What all sessions of a sink share.
+#[derive(Default)]
+struct Memory {
+    /// Of the last message.
+    number: AtomicU64,
+    /// Recipients that were put off once.
+    heard: Mutex<HashSet<String>>,
+}
+
 /// One message as it arrived.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mail {
+    /// Stands in the reply that took it: `250 2.0.0 taken 17`.
+    pub number: u64,
     /// What stood in MAIL FROM, brackets off.
     pub from: String,
     /// What stood in the accepted RCPT TO, brackets off.
@@ -35,6 +48,8 @@ pub struct Script {
     pub greeting: Option<String>,
     /// To RCPT with an address that contains this text.
     pub recipient: Vec<(String, String)>,
+    /// To RCPT with an address that contains this text, the first time that the address is heard.
+    pub first: Option<(String, String)>,
     /// To the end of the content.
     pub end: Option<String>,
     /// Takes the content and then says nothing until this is taken back.
@@ -58,13 +73,13 @@ impl Sink {
         let address = listener.local_addr().expect("a bound socket");
         let (sender, mails) = channel();
         let script = Arc::new(Mutex::new(script));
-        let shared = Arc::clone(&script);
+        let (shared, memory) = (Arc::clone(&script), Arc::new(Memory::default()));
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let (sender, script) = (sender.clone(), Arc::clone(&shared));
+                let (sender, script, memory) = (sender.clone(), Arc::clone(&shared), Arc::clone(&memory));
                 std::thread::spawn(move || {
                     // A peer that goes away in the middle is part of the tests.
-                    let _ = Session { reader: BufReader::new(stream), sender, script }.run();
+                    let _ = Session { reader: BufReader::new(stream), sender, script, memory }.run();
                 });
             }
         });
@@ -117,6 +132,7 @@ struct Session {
     reader: BufReader<TcpStream>,
     sender: Sender<Mail>,
     script: Arc<Mutex<Script>>,
+    memory: Arc<Memory>,
 }
 
 impl Session {
@@ -138,11 +154,11 @@ impl Session {
                     self.say("250 2.1.0 ok")?;
                 }
                 "RCPT" => {
-                    let script = self.script();
-                    match script.recipient.iter().find(|(text, _)| line.contains(text)) {
-                        Some((_, reply)) => self.say(reply)?,
+                    let recipient = in_brackets(&line);
+                    match self.objection(&recipient) {
+                        Some(reply) => self.say(&reply)?,
                         None => {
-                            to.push(in_brackets(&line));
+                            to.push(recipient);
                             self.say("250 2.1.5 ok")?;
                         }
                     }
@@ -152,7 +168,8 @@ impl Session {
                     self.say("354 go on")?;
                     let Some(raw) = self.content()? else { return Ok(()) };
                     let content = String::from_utf8_lossy(&raw).into_owned();
-                    let mail = Mail { from: from.clone(), to: std::mem::take(&mut to), content, raw };
+                    let number = self.memory.number.fetch_add(1, Ordering::Relaxed) + 1;
+                    let mail = Mail { number, from: from.clone(), to: std::mem::take(&mut to), content, raw };
                     self.end(mail)?;
                 }
                 "QUIT" => return self.say("221 2.0.0 bye"),
@@ -176,10 +193,22 @@ impl Session {
             Some(reply) => self.say(&reply),
             None => {
                 // Whoever waits for the mail may act on it before the reply is out; that is part of the game.
+                let reply = format!("250 2.0.0 taken {}", mail.number);
                 let _ = self.sender.send(mail);
-                self.say("250 2.0.0 taken")
+                self.say(&reply)
             }
         }
+    }
+
+    /// What the script has against a recipient.
+    fn objection(&self, recipient: &str) -> Option<String> {
+        let script = self.script();
+        if let Some((_, reply)) = script.recipient.iter().find(|(text, _)| recipient.contains(text)) {
+            return Some(reply.clone());
+        }
+        let (_, reply) = script.first.filter(|(text, _)| recipient.contains(text))?;
+        let news = self.memory.heard.lock().expect("no test panics with it").insert(recipient.to_owned());
+        news.then_some(reply)
     }
 
     fn script(&self) -> Script {

@@ -1,0 +1,145 @@
+//! `kill -9` at random moments under load: what was acknowledged arrives, whole, for each of its recipients.
+//!
+//! Clients of ours write down each message when they have read its 250, swaks and curl when they end well, and
+//! `smtp-source` of Postfix adds load that the server's own log accounts for. One sink takes everything, one puts every
+//! recipient off once, one refuses: then the sender must be told. The moments fall into the start, into the work of a
+//! moment after it, and into full load; the store is set up so that checkpoints, new segments and compaction are always
+//! near. A seed repeats the choices of a run; the moments are as exact as the machine is.
+
+mod ledger;
+mod tools;
+
+use std::time::{Duration, Instant};
+
+use mail::Randomness;
+
+use crate::harness::{Postrider, Script, Setup, Sink};
+use crate::letters::{Kind, busy};
+use crate::load::{Load, Manner};
+use crate::options;
+use ledger::Ledger;
+use tools::{Source, Tools};
+
+/// Kills of the short version.
+const KILLS: u64 = 10;
+/// How long the queue may take to become empty when the load is over.
+const DRAIN: Duration = Duration::from_secs(60);
+
+#[test]
+fn nothing_acknowledged_is_lost_when_the_server_is_killed() {
+    let seed = options::seed("POSTRIDER_CRASH_SEED");
+    let kills = options::number("POSTRIDER_CRASH_KILLS").unwrap_or(KILLS);
+    let (begun, randomness) = (Instant::now(), Randomness::seeded(seed));
+    let sinks = Sinks::start();
+    let setup = sinks.setup();
+    let mut ledger = Ledger::default();
+    let load = Load::start(setup.address, seed, Manner { clients: 4, pause: Duration::ZERO });
+    let tools = Tools::start(&setup);
+    for round in 1..=kills {
+        // In some lives nothing leaves, so that there is a queue to take up in the next.
+        sinks.open(round % 5 > 1);
+        one_life(&setup, &sinks, &mut ledger, &randomness);
+        if round % 10 == 0 {
+            eprintln!("{round} of {kills} kills, {} s: {}", begun.elapsed().as_secs(), ledger.so_far());
+        }
+    }
+    ledger.sent.extend(load.stop());
+    ledger.sent.extend(tools.stop());
+    sinks.open(true);
+    let server = Postrider::start(&setup);
+    ledger.taken_up = messages(&server);
+    ledger.left = drained(&server, &sinks, &mut ledger);
+    server.stop();
+
+    let missing = ledger.missing();
+    eprintln!("{kills} kills in {} s: {}", begun.elapsed().as_secs(), ledger.describe(missing.len()));
+    options::report("POSTRIDER_CRASH_JSON", &ledger.to_json(kills, seed, begun.elapsed(), missing.len()));
+    assert_eq!(missing, Vec::<String>::new(), "POSTRIDER_CRASH_SEED={seed}");
+    assert_eq!(ledger.broken, Vec::<String>::new(), "POSTRIDER_CRASH_SEED={seed}");
+    assert_eq!(ledger.beyond_the_window, Vec::<String>::new(), "POSTRIDER_CRASH_SEED={seed}");
+    assert_eq!(ledger.left, 0, "messages do not leave");
+    assert!(ledger.sent.len() > 100, "the load was no load: {} messages", ledger.sent.len());
+}
+
+/// From the start to the kill.
+fn one_life(setup: &Setup, sinks: &Sinks, ledger: &mut Ledger, randomness: &Randomness) {
+    let server = Postrider::launch(setup);
+    let moment = match randomness.below(4) {
+        // It still reads the log, or makes the files it needs.
+        0 => randomness.below(40),
+        // It has just begun with what was left.
+        1 => {
+            server.event("ready");
+            randomness.below(50)
+        }
+        _ => {
+            server.event("ready");
+            randomness.below(1200)
+        }
+    };
+    let source = Source::start(setup.address);
+    ledger.collect(sinks, Duration::from_millis(moment as u64));
+    let log = server.kill();
+    drop(source);
+    // What the server could still read a reply about was told to us before that reply.
+    ledger.collect(sinks, Duration::ZERO);
+    ledger.end_life(&log);
+}
+
+/// One sink for each kind of recipient.
+struct Sinks {
+    taken: Sink,
+    late: Sink,
+    refused: Sink,
+}
+
+impl Sinks {
+    fn start() -> Self {
+        Self { taken: Sink::start(), late: Sink::start(), refused: Sink::start() }
+    }
+
+    fn setup(&self) -> Setup {
+        let times = "[retry]\nfirst = \"1s\"\nmost = \"1s\"\n[delivery]\nrest_first = \"1s\"\nrest_most = \"1s\"";
+        let setup = busy(Setup::new().table(times));
+        let setup = setup.route(&Kind::Late.domain(), &self.late.address().to_string());
+        let setup = setup.route(&Kind::Refused.domain(), &self.refused.address().to_string());
+        setup.route("*", &self.taken.address().to_string())
+    }
+
+    /// Lets mail in, or nothing at all.
+    fn open(&self, open: bool) {
+        let greeting = (!open).then(|| "421 4.3.2 not now".to_owned());
+        let closed = Script { greeting, ..Script::default() };
+        self.taken.answer(closed.clone());
+        self.late
+            .answer(Script { first: Some((Kind::Late.word().into(), "451 4.7.1 once more".into())), ..closed.clone() });
+        self.refused.answer(Script { recipient: vec![crate::letters::refused()], ..closed });
+    }
+
+    fn all(&self) -> [&Sink; 3] {
+        [&self.taken, &self.late, &self.refused]
+    }
+}
+
+/// Waits until the queue is empty; gives how many messages are still there if it does not become so.
+fn drained(server: &Postrider, sinks: &Sinks, ledger: &mut Ledger) -> u64 {
+    let deadline = Instant::now() + DRAIN;
+    loop {
+        let left = messages(server);
+        ledger.collect(sinks, Duration::from_millis(100));
+        if left == 0 {
+            return 0;
+        }
+        if Instant::now() > deadline {
+            let listed = server.command(&["queue", "list", "--json", "--limit", "3"]).json();
+            eprintln!("not empty after {DRAIN:?}: {listed:?}");
+            return left;
+        }
+    }
+}
+
+/// How many messages are in the queue.
+fn messages(server: &Postrider) -> u64 {
+    let status = server.command(&["status", "--json"]).json();
+    status[0]["store"]["messages"].as_u64().expect("a count")
+}

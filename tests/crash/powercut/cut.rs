@@ -1,0 +1,314 @@
+//! One cut: the folder as the power left it, the real server started on it, and the ledger of that moment compared.
+
+use std::collections::{HashMap, HashSet};
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use mail::Randomness;
+use serde_json::Value;
+
+use crate::harness::{Postrider, Script, Setup, Sink, is_root, own_socket};
+use crate::letters::{Arrival, Letter, Sent, busy, refused};
+use crate::powercut::disk::{Entry, Image, Moment};
+use crate::powercut::fate::{Belief, Fate};
+use crate::powercut::history::History;
+use crate::powercut::recording::{Ledger, write_image};
+
+/// Where the cuts of one run come from.
+#[derive(Debug)]
+pub struct Plan {
+    /// What happened.
+    pub history: History,
+    /// Who was told what.
+    pub ledger: Ledger,
+    /// Decides about everything, together with the number of the cut.
+    pub seed: u64,
+    /// What is believed of the recording.
+    pub belief: Belief,
+    /// Moments at which a client was told that its message is queued, in order.
+    replies: Vec<Moment>,
+    /// Every so many cuts the server must also deliver all that is left.
+    drain_every: u64,
+}
+
+/// One cut.
+#[derive(Debug)]
+pub struct Cut {
+    /// When the power goes.
+    pub moment: Moment,
+    /// What becomes of what was not synced.
+    pub fate: Fate,
+    /// Whether all that is left must be delivered.
+    pub drain: bool,
+}
+
+/// What was found after one cut.
+#[derive(Debug, Default)]
+pub struct Finding {
+    /// Acknowledged recipients that were looked for.
+    pub recipients: u64,
+    /// Of them, still in the queue.
+    pub queued: u64,
+    /// Of them, taken by the sink before the cut.
+    pub delivered: u64,
+    /// Of them, told to the sender.
+    pub told: u64,
+    /// Of them, taken by the sink and still in the queue: they will arrive twice.
+    pub twice: u64,
+    /// Everything that must not be.
+    pub wrong: Vec<String>,
+    /// Milliseconds until the server was ready.
+    pub start: u64,
+    /// Whether the index had to be built anew.
+    pub rebuilt: bool,
+    /// Whether all that was left was delivered.
+    pub drained: bool,
+}
+
+/// A place to try cuts in, one after the other.
+pub struct Bench {
+    /// Nothing leaves.
+    quiet: Setup,
+    /// All leaves.
+    open: Setup,
+    sink: Sink,
+}
+
+/// How long the queue may take to become empty.
+const DRAIN: Duration = Duration::from_secs(20);
+
+impl Plan {
+    /// Puts together what a run needs.
+    pub fn new(history: History, ledger: Ledger, seed: u64, belief: Belief, drain_every: u64) -> Self {
+        let mut replies: Vec<Moment> = history.acknowledged.values().copied().collect();
+        replies.sort_unstable();
+        Self { history, ledger, seed, belief, replies, drain_every }
+    }
+
+    /// The cut of this number: the same for the same seed and recording.
+    pub fn cut(&self, number: u64) -> Cut {
+        let randomness = Randomness::seeded(self.seed.rotate_left(32) ^ number);
+        let any = |moments: &[Moment]| moments.get(randomness.below(moments.len())).copied().unwrap_or(0);
+        let moment = match randomness.below(8) {
+            // A reply was just sent.
+            0 | 1 => any(&self.replies) + 1,
+            2 | 3 => any(&self.history.disk.rare_edges),
+            4 => randomness.below(self.history.end + 1),
+            _ => any(&self.history.disk.edges),
+        };
+        let drain = self.belief == Belief::All && number.is_multiple_of(self.drain_every);
+        Cut { moment, fate: Fate::new(randomness, self.belief), drain }
+    }
+
+    /// The folder after a cut.
+    pub fn image(&self, cut: &Cut) -> Image {
+        self.history.disk.after_cut(cut.moment, &cut.fate)
+    }
+}
+
+impl Bench {
+    /// A place of its own, in memory if the system has such a folder.
+    pub fn new() -> Self {
+        let sink = Sink::start();
+        sink.answer(Script { recipient: vec![refused()], ..Script::default() });
+        let memory = Path::new("/dev/shm");
+        let parent = if memory.is_dir() { memory.to_path_buf() } else { std::env::temp_dir() };
+        let base = busy(Setup::within(&parent));
+        let nowhere = own_socket();
+        let times = "[retry]\nfirst = \"1h\"\nmost = \"1h\"\n[delivery]\nrest_first = \"1h\"\nrest_most = \"1h\"";
+        let quiet = base.clone().route("*", &format!("{}:1", nowhere.ip())).table(times);
+        let soon = "[retry]\nfirst = \"1s\"\nmost = \"1s\"";
+        let open = base.route("*", &sink.address().to_string()).table(soon);
+        Self { quiet, open, sink }
+    }
+
+    /// Tries a cut.
+    pub fn attempt(&self, plan: &Plan, cut: &Cut) -> Finding {
+        self.lay_out(&plan.image(cut));
+        let server = Postrider::start(&self.quiet);
+        let mut finding = Finding { start: started(&server), ..Finding::default() };
+        let status = server.command(&["status", "--json"]).json().remove(0);
+        if status["store"]["quarantined"] != 0 {
+            finding.wrong.push(format!("quarantined: {}", status["store"]["quarantined"]));
+        }
+        let listed = server.command(&["queue", "list", "--json", "--limit", "1000000"]).json();
+        let log = server.kill();
+        finding.rebuilt = log.iter().any(|line| line["event"] == "building the index anew from the log");
+        let errors = log.iter().filter(|line| line["level"] == "error");
+        finding.wrong.extend(errors.map(|line| format!("the log says {line}")));
+        let queue = Queue::of(&listed);
+        plan.compare(cut, &queue, &mut finding);
+        if cut.drain {
+            self.drain(plan, cut, &mut finding);
+        }
+        finding
+    }
+
+    /// Puts the files where the server looks for them.
+    fn lay_out(&self, image: &Image) {
+        let folder = self.quiet.folder();
+        let _ = std::fs::remove_dir_all(folder.join("queue"));
+        write_image(folder, image).expect("the folder is written");
+        if let Some(owner) = is_root().then(nobody) {
+            for path in image.keys() {
+                chown(folder.join(path), Some(owner.0), Some(owner.1)).expect("root may");
+            }
+        }
+    }
+
+    /// After one more crash, everything that is left must arrive.
+    fn drain(&self, plan: &Plan, cut: &Cut, finding: &mut Finding) {
+        while self.sink.next_within(Duration::ZERO).is_some() {}
+        let server = Postrider::start(&self.open);
+        server.command(&["queue", "retry", "--all"]).good();
+        let (deadline, mut arrived) = (Instant::now() + DRAIN, Vec::new());
+        loop {
+            let status = server.command(&["status", "--json"]).json().remove(0);
+            while let Some(mail) = self.sink.next_within(Duration::from_millis(5)) {
+                arrived.push(Arrival::of(mail));
+            }
+            if status["store"]["messages"] == 0 {
+                break;
+            }
+            if Instant::now() > deadline {
+                finding.wrong.push(format!("{} messages do not leave", status["store"]["messages"]));
+                break;
+            }
+        }
+        drop(server);
+        finding.drained = true;
+        plan.compare_arrived(cut, &arrived, finding);
+    }
+}
+
+/// What the server says is in its queue.
+struct Queue {
+    /// By message and recipient: whether its fate is open.
+    recipients: HashMap<(String, String), bool>,
+    /// To whom reports are queued.
+    reports: HashSet<String>,
+}
+
+impl Queue {
+    fn of(listed: &[Value]) -> Self {
+        let mut queue = Self { recipients: HashMap::new(), reports: HashSet::new() };
+        let bare = |address: &Value| address.as_str().unwrap_or_default().trim_matches(['<', '>']).to_owned();
+        for message in listed {
+            let deliveries = message["deliveries"].as_array().into_iter().flatten();
+            let recipients = deliveries.flat_map(|delivery| delivery["recipients"].as_array().into_iter().flatten());
+            for recipient in recipients {
+                let (id, address) = (bare(&message["id"]), bare(&recipient["address"]));
+                let pending = recipient["status"] == "pending";
+                if message["sender"] == "<>" {
+                    queue.reports.insert(address);
+                } else if pending || recipient["report_owed"] == true {
+                    queue.recipients.insert((id, address), pending);
+                }
+            }
+        }
+        queue
+    }
+}
+
+impl Plan {
+    /// Every recipient that was acknowledged before the cut must be somewhere; what the log said was final must be.
+    fn compare(&self, cut: &Cut, queue: &Queue, finding: &mut Finding) {
+        let before = self.before(cut);
+        for (message, id) in self.acknowledged(cut) {
+            for recipient in &message.recipients {
+                let key = (id.clone(), recipient.clone());
+                let queued = queue.recipients.contains_key(&key);
+                let delivered = before.delivered.contains(recipient.as_str());
+                let told = before.told.contains(recipient.as_str()) || queue.reports.contains(&message.sender());
+                finding.recipients += 1;
+                finding.queued += u64::from(queued);
+                finding.delivered += u64::from(delivered);
+                finding.told += u64::from(told);
+                finding.twice += u64::from(queued && delivered);
+                if !(queued || delivered || told) {
+                    finding.wrong.push(format!("lost: {id} for {recipient} ({} octets)", message.size));
+                }
+                let claimed = self.history.claimed.get(&key).is_some_and(|moment| *moment < cut.moment);
+                if claimed && queue.recipients.get(&key) == Some(&true) {
+                    finding.wrong.push(format!("undone: {id} for {recipient} was final by the log, and is open again"));
+                }
+            }
+        }
+    }
+
+    /// The same when all has left: nothing is in the queue any more, and what arrived is as it was sent.
+    fn compare_arrived(&self, cut: &Cut, arrived: &[Arrival], finding: &mut Finding) {
+        let (mut before, now) = (self.before(cut), Told::by(arrived.iter()));
+        before.delivered.extend(now.delivered);
+        before.told.extend(now.told);
+        for (message, id) in self.acknowledged(cut) {
+            for recipient in &message.recipients {
+                if !before.delivered.contains(recipient.as_str()) && !before.told.contains(recipient.as_str()) {
+                    finding.wrong.push(format!("never arrived: {id} for {recipient} ({} octets)", message.size));
+                }
+            }
+        }
+        let broken = arrived.iter().filter(|arrival| !arrival.whole);
+        finding.wrong.extend(broken.map(|arrival| format!("not as it was sent: {arrival:?}")));
+    }
+
+    /// Messages that were acknowledged before the cut, with their queue ids.
+    fn acknowledged(&self, cut: &Cut) -> impl Iterator<Item = (&Sent, &String)> {
+        self.ledger.sent.iter().filter_map(move |message| {
+            let id = message.id.as_ref()?;
+            let moment = self.history.acknowledged.get(id)?;
+            (*moment < cut.moment).then_some((message, id))
+        })
+    }
+
+    /// What the sink had taken, as far as the server knew, when the power went.
+    fn before(&self, cut: &Cut) -> Told<'_> {
+        let known =
+            |arrival: &&Arrival| self.history.taken.get(&arrival.number).is_some_and(|moment| *moment < cut.moment);
+        Told::by(self.ledger.arrived.iter().filter(known))
+    }
+}
+
+/// Who has got what.
+struct Told<'a> {
+    /// Recipients that have their message.
+    delivered: HashSet<&'a str>,
+    /// Recipients whose failure was told to the sender.
+    told: HashSet<&'a str>,
+}
+
+impl<'a> Told<'a> {
+    fn by(arrived: impl Iterator<Item = &'a Arrival>) -> Self {
+        let mut told = Self { delivered: HashSet::new(), told: HashSet::new() };
+        for arrival in arrived {
+            match &arrival.letter {
+                Letter::Report { failed } => told.told.extend(failed.iter().map(String::as_str)),
+                Letter::Own { .. } | Letter::Other => told.delivered.extend(arrival.to.iter().map(String::as_str)),
+            }
+        }
+        told
+    }
+}
+
+/// Keeps the folder of a cut for people to look at.
+pub fn keep(image: &Image, folder: &Path) -> PathBuf {
+    let _ = std::fs::remove_dir_all(folder);
+    write_image(folder, image).expect("the folder is written");
+    folder.to_path_buf()
+}
+
+fn started(server: &Postrider) -> u64 {
+    server.event("ready")["start_ms"].as_u64().unwrap_or(0)
+}
+
+/// The user and the group that the server becomes when the test runs as root.
+fn nobody() -> (u32, u32) {
+    let user = nix::unistd::User::from_name("nobody").ok().flatten().expect("a user nobody");
+    (user.uid.as_raw(), user.gid.as_raw())
+}
+
+/// Octets in all files of a folder.
+pub fn size(image: &Image) -> usize {
+    image.values().map(|entry| if let Entry::File(octets) = entry { octets.len() } else { 0 }).sum()
+}

@@ -1,0 +1,195 @@
+//! Power cuts: what the real server wrote and synced is recorded call by call; then, for cuts at any moment and for
+//! everything that a disk may have made of what was not synced, the folder is rebuilt, the server started on it, and the
+//! ledger of that very moment compared. `docs/internals/crash.md` says how, and what is taken for granted.
+
+mod cut;
+mod disk;
+mod fate;
+mod history;
+mod recording;
+mod trace;
+
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::options;
+use cut::{Bench, Finding, Plan};
+use fate::Belief;
+use recording::Recording;
+
+/// Cuts of the short version.
+const CUTS: u64 = 40;
+
+#[test]
+fn nothing_acknowledged_is_lost_when_the_power_goes() {
+    if let Err(why) = recording::strace() {
+        return println!("skipped: {why}");
+    }
+    let temporary = tempfile::tempdir().expect("a temporary folder");
+    let folder = options::path("POSTRIDER_POWERCUT_FOLDER").unwrap_or_else(|| temporary.path().to_path_buf());
+    let one = options::number("POSTRIDER_POWERCUT_CUT");
+    let cuts = options::number("POSTRIDER_POWERCUT_CUTS").unwrap_or(CUTS);
+    let (recording, seed) = match one {
+        Some(_) => {
+            let recording = Recording::at(&folder.join("recording"));
+            let seed = recording.seed().expect("a recording of an earlier run");
+            (recording, options::number("POSTRIDER_POWERCUT_SEED").unwrap_or(seed))
+        }
+        None => {
+            let seed = options::seed("POSTRIDER_POWERCUT_SEED");
+            (made(&folder.join("recording"), seed, cuts), seed)
+        }
+    };
+    let (history, ledger) = recording.read(false).expect("a recording that explains what is on the disk");
+    let plan = Plan::new(history, ledger, seed, Belief::All, 4);
+    let totals = run(&plan, one.map_or(0..cuts, |cut| cut..cut + 1));
+    totals.tell(&plan);
+    for (number, _) in totals.wrong.iter().take(3).filter(|_| folder != temporary.path()) {
+        let image = plan.image(&plan.cut(*number));
+        let kept = cut::keep(&image, &folder.join(format!("cut-{number}")));
+        eprintln!("cut {number} is kept in {} ({} octets)", kept.display(), cut::size(&image));
+    }
+    assert!(totals.wrong.is_empty(), "{:#?}\nPOSTRIDER_POWERCUT_SEED={seed}", totals.wrong);
+    assert!(one.is_some() || totals.recipients > cuts, "hardly anything was acknowledged: {}", totals.recipients);
+}
+
+#[test]
+fn a_server_that_would_not_sync_is_found_out() {
+    if let Err(why) = recording::strace() {
+        return println!("skipped: {why}");
+    }
+    let seed = options::seed("POSTRIDER_POWERCUT_SEED");
+    let temporary = tempfile::tempdir().expect("a temporary folder");
+    let recording = made(temporary.path(), seed, 0);
+    for belief in [Belief::NoFileSyncs, Belief::NoNameSyncs, Belief::EarlyReplies] {
+        let (history, ledger) = recording.read(belief == Belief::EarlyReplies).expect("a good recording");
+        let plan = Plan::new(history, ledger, seed, belief, 4);
+        let totals = run(&plan, 0..12);
+        let lost = totals.wrong.iter().filter(|(_, wrong)| wrong.iter().any(|one| one.starts_with("lost: "))).count();
+        eprintln!("{belief:?}: {lost} of {} cuts show a loss", totals.cuts);
+        assert!(lost > 0, "{belief:?} goes unnoticed");
+    }
+}
+
+/// Records as much as so many cuts deserve.
+fn made(folder: &Path, seed: u64, cuts: u64) -> Recording {
+    let (lives, length) = if cuts > 200 { (5, Duration::from_secs(3)) } else { (3, Duration::from_millis(1200)) };
+    Recording::make(folder, seed, lives, length)
+}
+
+/// What a run of cuts has shown.
+#[derive(Debug, Default)]
+struct Totals {
+    cuts: u64,
+    drained: u64,
+    recipients: u64,
+    queued: u64,
+    delivered: u64,
+    told: u64,
+    twice: u64,
+    rebuilt: u64,
+    starts: Vec<u64>,
+    wrong: Vec<(u64, Vec<String>)>,
+    time: Duration,
+}
+
+/// Tries cuts, as many at a time as the machine has processors.
+fn run(plan: &Plan, numbers: Range<u64>) -> Totals {
+    let (next, begun) = (AtomicU64::new(numbers.start), Instant::now());
+    let totals = Mutex::new(Totals::default());
+    let workers = std::thread::available_parallelism().map_or(2, usize::from).min(8);
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                let bench = Bench::new();
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= numbers.end {
+                        return;
+                    }
+                    let finding = attempt(plan, &bench, number);
+                    let mut totals = totals.lock().expect("no worker panics with it");
+                    totals.add(number, finding);
+                    if totals.cuts.is_multiple_of(100) {
+                        let (cuts, wrong) = (totals.cuts, totals.wrong.len());
+                        eprintln!("{cuts} of {} cuts, {wrong} bad, {} s", numbers.end, begun.elapsed().as_secs());
+                    }
+                }
+            });
+        }
+    });
+    let mut totals = totals.into_inner().expect("no worker panics with it");
+    totals.time = begun.elapsed();
+    totals
+}
+
+fn attempt(plan: &Plan, bench: &Bench, number: u64) -> Finding {
+    let cut = plan.cut(number);
+    // A server that does not start makes the harness panic; that is a finding too.
+    let mut finding = catch_unwind(AssertUnwindSafe(|| bench.attempt(plan, &cut))).unwrap_or_else(|panic| {
+        let why = panic.downcast_ref::<String>().map_or("a panic", String::as_str);
+        Finding { wrong: vec![format!("the server does not do its work: {why}")], ..Finding::default() }
+    });
+    if !finding.wrong.is_empty() {
+        finding.wrong.insert(0, format!("cut {number} at line {}: {}", cut.moment, cut.fate.describe()));
+        finding.wrong.truncate(8);
+        if plan.belief == Belief::All {
+            eprintln!("{:#?}", finding.wrong);
+        }
+    }
+    finding
+}
+
+impl Totals {
+    fn add(&mut self, number: u64, finding: Finding) {
+        self.cuts += 1;
+        self.drained += u64::from(finding.drained);
+        self.recipients += finding.recipients;
+        self.queued += finding.queued;
+        self.delivered += finding.delivered;
+        self.told += finding.told;
+        self.twice += finding.twice;
+        self.rebuilt += u64::from(finding.rebuilt);
+        self.starts.push(finding.start);
+        if !finding.wrong.is_empty() {
+            self.wrong.push((number, finding.wrong));
+        }
+    }
+
+    fn tell(&self, plan: &Plan) {
+        let mut starts = self.starts.clone();
+        starts.sort_unstable();
+        let median = starts.get(starts.len() / 2).copied().unwrap_or(0);
+        let most = starts.last().copied().unwrap_or(0);
+        let messages = plan.history.acknowledged.len();
+        eprintln!(
+            "{} cuts into {} lines with {messages} acknowledged messages: {} recipients looked for, {} in the queue, {} \
+             delivered, {} told to the sender, {} to arrive twice; {} cuts delivered to the end; the index was built anew \
+             {} times; start {median} ms in the median, {most} ms at most; {} cuts bad; {} s",
+            self.cuts,
+            plan.history.end,
+            self.recipients,
+            self.queued,
+            self.delivered,
+            self.told,
+            self.twice,
+            self.drained,
+            self.rebuilt,
+            self.wrong.len(),
+            self.time.as_secs(),
+        );
+        let totals = json!({
+            "cuts": self.cuts, "seed": plan.seed, "lines": plan.history.end, "messages": messages,
+            "recipients": self.recipients, "queued": self.queued, "delivered": self.delivered, "told": self.told,
+            "twice": self.twice, "drained": self.drained, "index_rebuilds": self.rebuilt,
+            "start_ms": { "median": median, "most": most }, "bad": self.wrong, "seconds": self.time.as_secs(),
+        });
+        options::report("POSTRIDER_POWERCUT_JSON", &totals);
+    }
+}
