@@ -186,7 +186,22 @@ async fn slow_time() {
 fn open_store(folder: &Path, clock: Arc<TestClock>) -> Store {
     let metrics = store::Metrics::default();
     let files = RealFiles::open(folder).unwrap();
+    let clock = Arc::new(StoreClock(clock));
     Store::open(Options::small(), files, clock, Randomness::seeded(11), metrics).unwrap()
+}
+
+/// The store's threads are outside of tokio and wait in real time.
+#[derive(Debug)]
+struct StoreClock(Arc<TestClock>);
+
+impl Clock for StoreClock {
+    fn now(&self) -> Timestamp {
+        self.0.now()
+    }
+
+    fn instant(&self) -> Instant {
+        Instant::now()
+    }
 }
 
 /// Wall and monotonic time by tokio's paused clock.
