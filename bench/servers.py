@@ -19,6 +19,16 @@ smtpd_peername_lookup = no
 class Server:
     """One server in a folder of its own, started inside the measured group of processes."""
 
+    name = ""
+    # What a reader of its figures must know.
+    note = ""
+    scenarios = ("relay", "accept")
+    # More arguments of smtp-source.
+    source_arguments = ()
+    # Whether 4yz under load is normal: then what was delivered counts.
+    may_reject = False
+    port = IN
+
     def __init__(self, work, spawn):
         self.work, self.spawn, self.process = work, spawn, None
 
@@ -39,6 +49,9 @@ class Server:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+
+    def clean(self):
+        """Takes back what was changed outside of the folder."""
 
 
 class Postrider(Server):
