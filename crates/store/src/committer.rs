@@ -242,16 +242,26 @@ fn write(engine: &Arc<Engine>, jobs: Vec<Job>) -> Vec<Job> {
         reply.done(engine, *at);
     }
     let Some(error) = written.error else { return Vec::new() };
-    let mut again = Vec::new();
+    let (mut again, mut refused) = (Vec::new(), Vec::new());
     for (entry, reply) in entries.into_iter().skip(written.placed.len()).zip(failed) {
         match reply {
             Reply::Record(_) => again.push(Job { entry, reply }),
-            reply => reply.failed(&error),
+            reply => refused.push(reply),
         }
     }
-    if need == Need::May && !again.is_empty() {
+    if need == Need::May {
         // New mail may have failed for want of space where there is some in reserve for changes.
-        return write(engine, again);
+        if !again.is_empty() {
+            again = write(engine, again);
+        } else if written.is_doubtful {
+            // Whatever is written next says that what is refused here is void, also to the next start after a crash. If
+            // that fails too, the refused mail may come back, which the client's next try makes a duplicate.
+            let probe = Job::probe().map(|probe| probe.entry);
+            engine.append(probe.as_slice(), Need::Must);
+        }
+    }
+    for reply in refused {
+        reply.failed(&error);
     }
     again
 }

@@ -35,6 +35,8 @@ pub(crate) struct Writer {
     tail: Position,
     next_number: u64,
     abandoned: Vec<u64>,
+    /// Whether a write failed since the last one that did not.
+    is_doubtful: bool,
 }
 
 /// The segment that is being filled.
@@ -56,6 +58,8 @@ pub(crate) struct Written {
     pub placed: Vec<FrameAt>,
     /// Why the others are not.
     pub error: Option<io::Error>,
+    /// Whether a crash now might leave some of the others on the disk all the same: nothing says yet that they are void.
+    pub is_doubtful: bool,
 }
 
 impl Writer {
@@ -68,7 +72,18 @@ impl Writer {
         tail: Position,
         next_number: u64,
     ) -> Self {
-        Self { files, spares, randomness, segment_size, current: None, tail, next_number, abandoned: Vec::new() }
+        let abandoned = Vec::new();
+        Self {
+            files,
+            spares,
+            randomness,
+            segment_size,
+            current: None,
+            tail,
+            next_number,
+            abandoned,
+            is_doubtful: false,
+        }
     }
 
     /// Behind the last durable frame.
@@ -99,10 +114,10 @@ impl Writer {
             let rest = &payloads[placed.len()..];
             match self.append_run(rest, need) {
                 Ok(run) => placed.extend(run),
-                Err(error) => return Written { placed, error: Some(error) },
+                Err(error) => return Written { placed, error: Some(error), is_doubtful: self.is_doubtful },
             }
         }
-        Written { placed, error: None }
+        Written { placed, error: None, is_doubtful: false }
     }
 
     /// Writes as many frames as the current segment has room for, or one at least into the next.
@@ -123,10 +138,12 @@ impl Writer {
         match current.write(&run, self.tail.sequence) {
             Ok((placed, tail)) => {
                 self.tail = tail;
+                self.is_doubtful = false;
                 Ok(placed)
             }
             Err(error) => {
                 self.give_up_current();
+                self.is_doubtful = true;
                 Err(error)
             }
         }

@@ -24,9 +24,9 @@ pub struct Options {
     pub checkpoint_every: Duration,
     /// A checkpoint is made early when this many messages changed and survived. 16,384.
     pub checkpoint_messages: usize,
-    /// A checkpoint is made early when the log grew by this many octets, which bounds the replay at the next start. 256 MiB.
+    /// A checkpoint is made early when the log grew by this many octets, which bounds the replay at the next start. 128 MiB.
     pub checkpoint_bytes: u64,
-    /// No new mail when this many changed messages wait for a checkpoint. 262,144.
+    /// No new mail when this many changed messages wait for a checkpoint, which bounds the memory they take. 65,536.
     pub lag_messages: usize,
     /// How long changes may wait for company before they are written. New messages never wait. 20 ms.
     pub gather: Duration,
@@ -45,8 +45,8 @@ impl Default for Options {
             floor_inodes: 1000,
             checkpoint_every: Duration::from_secs(5),
             checkpoint_messages: 16_384,
-            checkpoint_bytes: 256 << 20,
-            lag_messages: 262_144,
+            checkpoint_bytes: 128 << 20,
+            lag_messages: 65_536,
             gather: Duration::from_millis(20),
             reserve: 2,
         }
@@ -63,6 +63,7 @@ impl Options {
             floor_inodes: 0,
             index_cache: 1 << 20,
             checkpoint_messages: 64,
+            lag_messages: 4096,
             checkpoint_bytes: 512 << 10,
             gather: Duration::from_millis(1),
             ..Self::default()

@@ -51,6 +51,9 @@ pub(crate) struct Payload {
 /// Octets of the number in front of a head that tells its length.
 const PREFIX: usize = 4;
 
+/// A payload has fewer octets than this.
+pub(crate) const MOST: u32 = 1 << 31;
+
 impl Payload {
     /// Encodes and sums; done by the caller of the committer, so that the work spreads over the processors. `None` if it
     /// would be larger than a frame can be.
@@ -60,7 +63,7 @@ impl Payload {
         head[..PREFIX].copy_from_slice(&length.to_le_bytes());
         let crc = body.iter().fold(crc32c::crc32c(&head), |crc, piece| crc32c::crc32c_append(crc, piece));
         let length = head.len() + body.iter().map(Bytes::len).sum::<usize>();
-        let length = u32::try_from(length).ok().filter(|length| *length < 1 << 31)?;
+        let length = u32::try_from(length).ok().filter(|length| *length < MOST)?;
         Some(Self { head, body, length, crc })
     }
 

@@ -122,7 +122,10 @@ impl Recovery<'_> {
     fn catch_up(&self, numbers: &[u64]) -> Result<(Index, State, Chain), String> {
         let (index, checkpoint, chain) = self.open_index(numbers)?;
         let mut state = self.state(&index, &checkpoint).map_err(|error| error.to_string())?;
-        self.replay(&index, &mut state, &chain, None).map_err(|error| error.to_string())?;
+        // What is too much for the layers is more than the server would have let wait; the rest is written down while mail is
+        // taken again.
+        let most = 2 * self.options.lag_messages;
+        self.replay((&index, most), &mut state, &chain, None).map_err(|error| error.to_string())?;
         // Segments that were freed since the checkpoint are still in its books, but nobody needs them.
         let missing: Vec<u64> = state.segments.numbers().filter(|number| !numbers.contains(number)).collect();
         for number in missing {
@@ -160,14 +163,15 @@ impl Recovery<'_> {
         let empty = Checkpoint::new(Position::default(), Default::default(), Default::default());
         index.write(&Default::default(), &empty)?;
         let mut state = self.state(&index, &empty)?;
-        self.replay(&index, &mut state, &chain, until)?;
+        self.replay((&index, self.options.lag_messages), &mut state, &chain, until)?;
         Ok((index, state, chain))
     }
 
-    /// Reads the chain from the state's position on and makes the changes again.
+    /// Reads the chain from the state's position on and makes the changes again. When so many messages changed they are
+    /// written to the index.
     fn replay(
         &self,
-        index: &Index,
+        index: (&Index, usize),
         state: &mut State,
         chain: &Chain,
         until: Option<Position>,
@@ -190,7 +194,7 @@ impl Recovery<'_> {
     /// One segment; true if `until` was reached.
     fn replay_segment(
         &self,
-        index: &Index,
+        (index, most): (&Index, usize),
         state: &mut State,
         link: &Link,
         from: u64,
@@ -214,7 +218,7 @@ impl Recovery<'_> {
                 Found::Damage { from, to } => self.damage(state, &mut scan, link.number, from, to),
             }
             state.segments.entry(link.number).used = scan.offset();
-            if state.lag() >= self.options.checkpoint_messages {
+            if state.lag() >= most {
                 Self::write_down(index, state)?;
             }
         }

@@ -17,7 +17,7 @@ use crate::message::{Counters, Cursor, Due, NewMessage, StoredMessage, Update};
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::read::Part;
-use crate::record::{Payload, Record};
+use crate::record::{MOST, Payload, Record};
 use crate::state::Known;
 
 /// A store; clones share it. Reading must happen within a Tokio runtime.
@@ -96,20 +96,24 @@ impl Store {
 
     /// Makes changes, all or none. In line when this returns, in the order of the calls; the future ends when they are
     /// durable, and need not be awaited. Changes are never lost while the process lives.
+    ///
+    /// More than a frame of the log can hold (2 GiB) are made in several steps, each all or none.
     pub fn record(&self, updates: Vec<Update>) -> impl Future<Output = ()> + Send + 'static {
-        let answer = (!updates.is_empty()).then(|| {
-            let record = Record::Updates(updates);
-            Payload::new(&record, Vec::new()).map(|payload| self.shared.committer.record(record, payload))
+        let steps = steps(updates, MOST);
+        let answers: Option<Vec<_>> = steps.map(|steps| {
+            let in_line = |(record, payload)| self.shared.committer.record(record, payload);
+            steps.into_iter().map(in_line).collect()
         });
         async move {
-            match answer {
-                None => {}
+            let Some(answers) = answers else {
+                tracing::error!("a change of more than 2 GiB cannot be recorded");
+                return std::future::pending().await;
+            };
+            for answer in answers {
                 // An error means that the store was closed under its users: what they wait for never comes.
-                Some(Some(answer)) => match answer.await {
-                    Ok(()) => {}
-                    Err(_) => std::future::pending().await,
-                },
-                Some(None) => tracing::error!("changes of more than 2 GiB in one call cannot be recorded"),
+                if answer.await.is_err() {
+                    std::future::pending().await
+                }
             }
         }
     }
@@ -214,6 +218,25 @@ impl Store {
     }
 }
 
+/// Changes as records of at most so many octets each: one, if they fit. `None` if a single one is larger.
+fn steps(updates: Vec<Update>, most: u32) -> Option<Vec<(Record, Payload)>> {
+    if updates.is_empty() {
+        return Some(Vec::new());
+    }
+    let record = Record::Updates(updates);
+    if let Some(payload) = Payload::new(&record, Vec::new()).filter(|payload| payload.length() < most) {
+        return Some(vec![(record, payload)]);
+    }
+    let Record::Updates(mut first) = record else { return None };
+    if first.len() == 1 {
+        return None;
+    }
+    let second = first.split_off(first.len() / 2);
+    let mut all = steps(first, most)?;
+    all.extend(steps(second, most)?);
+    Some(all)
+}
+
 fn ready(
     options: Options,
     files: Arc<dyn Files>,
@@ -248,4 +271,29 @@ pub struct Status {
     pub quarantined: u64,
     /// Why no new mail is taken; nothing while it is.
     pub closed: Option<&'static str>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::Delivery;
+
+    #[test]
+    fn changes_that_do_not_fit_into_one_frame_are_made_in_several_steps_in_order() {
+        let update = |n: u64| Update::Delivery {
+            id: MessageId::from_u128(u128::from(n)),
+            number: 0,
+            state: Delivery::new(Destination::new("mx:example.org"), [0], Timestamp::from_millis(n)),
+        };
+        let updates: Vec<_> = (0..100).map(update).collect();
+        assert_eq!(steps(updates.clone(), MOST).unwrap().len(), 1);
+        let several = steps(updates.clone(), 500).unwrap();
+        assert!(several.iter().all(|(_, payload)| payload.length() < 500));
+        let again = several.into_iter().flat_map(|(record, _)| match record {
+            Record::Updates(updates) => updates,
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(again.collect::<Vec<_>>(), updates);
+        assert!(steps(updates, 20).is_none());
+    }
 }

@@ -236,7 +236,7 @@ impl Clock for TestClock {
 
 /// While it lives, tokio's clock moves only by command: it does not run ahead while the store's threads are at work.
 /// A test that hangs is ended.
-struct Frozen(#[allow(dead_code)] Sender<()>);
+struct Frozen(#[allow(dead_code, reason = "held, not read")] Sender<()>);
 
 impl Frozen {
     fn new() -> Arc<Self> {

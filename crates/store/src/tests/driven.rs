@@ -212,3 +212,21 @@ async fn a_disk_without_power_changes_nothing() {
     let octets = again.octets("a").unwrap();
     assert!(octets.starts_with(b"two") || octets.starts_with(b"six"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_was_refused_does_not_come_back_after_a_crash() {
+    for seed in 0..20 {
+        let random = Randomness::seeded(seed);
+        let disk = Disk::new(64 << 20, random.clone());
+        let (store, driver) = open(&disk, &random);
+        let driving = tokio::spawn(driver.run());
+        assert!(commit(&store, 1).await);
+        disk.fail_at("segment", Fault::Sync, 1);
+        assert!(!commit(&store, 2).await);
+        driving.abort();
+        drop(store);
+        let (store, _driver) = open(&disk.restart(seed), &random);
+        assert!(store.message(MessageId::from_u128(1)).await.unwrap().is_some());
+        assert!(store.message(MessageId::from_u128(2)).await.unwrap().is_none(), "seed {seed}");
+    }
+}
