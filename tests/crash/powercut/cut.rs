@@ -13,7 +13,7 @@ use crate::letters::{Arrival, Letter, Sent, busy, refused};
 use crate::powercut::disk::{Entry, Image, Moment};
 use crate::powercut::fate::{Belief, Fate};
 use crate::powercut::history::History;
-use crate::powercut::recording::{Ledger, write_image};
+use crate::powercut::recording::{Ledger, end, image_of, traced, write_image};
 
 /// Where the cuts of one run come from.
 #[derive(Debug)]
@@ -41,6 +41,8 @@ pub struct Cut {
     pub fate: Fate,
     /// Whether all that is left must be delivered.
     pub drain: bool,
+    /// How often the power goes once more while the server starts after this cut.
+    pub again: u32,
 }
 
 /// What was found after one cut.
@@ -64,6 +66,10 @@ pub struct Finding {
     pub rebuilt: bool,
     /// Whether all that was left was delivered.
     pub drained: bool,
+    /// How often the power went once more during the start.
+    pub again: u64,
+    /// Of those, after how many the index had to be built anew.
+    pub rebuilt_again: u64,
 }
 
 /// A place to try cuts in, one after the other.
@@ -74,6 +80,10 @@ pub struct Bench {
     open: Setup,
     sink: Sink,
 }
+
+/// Every so many cuts the start after it is cut in turn, so often.
+const AGAIN_EVERY: u64 = 5;
+const AGAIN: u32 = 3;
 
 /// How long the queue may take to become empty.
 const DRAIN: Duration = Duration::from_secs(20);
@@ -98,7 +108,8 @@ impl Plan {
             _ => any(&self.history.disk.edges),
         };
         let drain = self.belief == Belief::All && number.is_multiple_of(self.drain_every);
-        Cut { moment, fate: Fate::new(randomness, self.belief), drain }
+        let again = if self.belief == Belief::All && number % AGAIN_EVERY == 1 { AGAIN } else { 0 };
+        Cut { moment, fate: Fate::new(randomness, self.belief), drain, again }
     }
 
     /// The folder after a cut.
@@ -125,7 +136,20 @@ impl Bench {
 
     /// Tries a cut.
     pub fn attempt(&self, plan: &Plan, cut: &Cut) -> Finding {
-        self.lay_out(&plan.image(cut));
+        let image = plan.image(cut);
+        let mut finding = self.look(plan, cut, &image);
+        if cut.drain {
+            self.drain(plan, cut, &mut finding);
+        }
+        if cut.again > 0 {
+            self.cut_again(plan, cut, &image, &mut finding);
+        }
+        finding
+    }
+
+    /// Starts the server on a folder and compares what it has with the ledger.
+    fn look(&self, plan: &Plan, cut: &Cut, image: &Image) -> Finding {
+        self.lay_out(image);
         let server = Postrider::start(&self.quiet);
         let mut finding = Finding { start: started(&server), ..Finding::default() };
         let status = server.command(&["status", "--json"]).json().remove(0);
@@ -137,12 +161,35 @@ impl Bench {
         finding.rebuilt = log.iter().any(|line| line["event"] == "building the index anew from the log");
         let errors = log.iter().filter(|line| line["level"] == "error");
         finding.wrong.extend(errors.map(|line| format!("the log says {line}")));
-        let queue = Queue::of(&listed);
-        plan.compare(cut, &queue, &mut finding);
-        if cut.drain {
-            self.drain(plan, cut, &mut finding);
-        }
+        plan.compare(cut, &Queue::of(&listed), &mut finding);
         finding
+    }
+
+    /// The power goes once more, while the server is busy with what the first cut left.
+    fn cut_again(&self, plan: &Plan, cut: &Cut, image: &Image, finding: &mut Finding) {
+        self.lay_out(image);
+        let elsewhere = tempfile::tempdir().expect("a temporary folder");
+        let trace = elsewhere.path().join("trace");
+        let mut server = Postrider::run(traced(&self.quiet, &trace), &self.quiet);
+        server.event("ready");
+        // A moment for what begins when it is ready: spare segments, checkpoints, reports.
+        std::thread::sleep(Duration::from_millis(cut.fate.randomness().below(300) as u64));
+        end(&mut server, false);
+        let mut history = History::on(self.quiet.folder(), image);
+        let text = std::fs::read(&trace).expect("strace writes");
+        if let Err(why) = history.live(&text, &image_of(self.quiet.folder())) {
+            return finding.wrong.push(format!("the second recording is no good: {why}"));
+        }
+        for _ in 0..cut.again {
+            let edges = &history.disk.edges;
+            let moment = edges.get(cut.fate.randomness().below(edges.len())).copied().unwrap_or(history.end);
+            let fate = Fate::new(cut.fate.randomness().clone(), Belief::All);
+            let found = self.look(plan, cut, &history.disk.after_cut(moment, &fate));
+            finding.again += 1;
+            finding.rebuilt_again += u64::from(found.rebuilt);
+            let about = |wrong: String| format!("cut again at line {moment} ({}): {wrong}", fate.describe());
+            finding.wrong.extend(found.wrong.into_iter().map(about));
+        }
     }
 
     /// Puts the files where the server looks for them.

@@ -92,6 +92,23 @@ impl Disk {
         Self { nodes: vec![Content::folder()], edges: Vec::new(), rare_edges: Vec::new() }
     }
 
+    /// Puts files there that are durable already; gives the moment from which on that is so.
+    pub fn hold(&mut self, image: &Image) -> Moment {
+        let (made, synced) = (Span { begin: 0, end: 0 }, Span { begin: 1, end: 1 });
+        for (path, entry) in image {
+            let node = self.make(path, *entry == Entry::Folder, made);
+            if let (Some(node), Entry::File(octets)) = (node, entry) {
+                self.change(node, FileChange::Write { offset: 0, octets: octets.as_slice().into() }, made);
+            }
+        }
+        for node in 0..self.nodes.len() {
+            self.sync(node, synced);
+        }
+        self.edges.clear();
+        self.rare_edges.clear();
+        synced.end
+    }
+
     /// What a path leads to now.
     pub fn find(&self, path: &Path) -> Option<Node> {
         path.iter().try_fold(0, |node, name| match &self.nodes[node] {
@@ -149,6 +166,15 @@ impl Disk {
         match &mut self.nodes[node] {
             Content::File { syncs, .. } | Content::Folder { syncs, .. } => syncs.push(span),
         }
+    }
+
+    /// How often names have changed.
+    pub fn names_changed(&self) -> usize {
+        let changes = self.nodes.iter().map(|node| match node {
+            Content::Folder { changes, .. } => changes.len(),
+            Content::File { .. } => 0,
+        });
+        changes.sum()
     }
 
     /// How it is for those who run on it.

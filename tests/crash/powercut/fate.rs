@@ -75,6 +75,11 @@ impl Fate {
         Self { randomness, belief, manner, grain }
     }
 
+    /// What decides, for choices beside it.
+    pub fn randomness(&self) -> &Randomness {
+        &self.randomness
+    }
+
     /// A line for people.
     pub fn describe(&self) -> String {
         match self.manner {

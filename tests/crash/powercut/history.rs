@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::letters::is_id;
 use crate::powercut::disk::{Disk, Entry, FileChange, Image, Moment, Node, Span};
-use crate::powercut::trace::{Call, What};
+use crate::powercut::trace::{self, Call, What};
 
 /// The disk, and who was told what when.
 #[derive(Debug)]
@@ -71,9 +71,24 @@ impl History {
         }
     }
 
-    /// Adds a life of the server, which ended at the moment `death` and left the folder like this. Fails if the trace does
-    /// not explain what is there.
-    pub fn live(&mut self, calls: &[Call], death: Moment, left: &Image) -> Result<(), String> {
+    /// The folder holds this, and all of it is durable.
+    pub fn on(root: &Path, image: &Image) -> Self {
+        let mut history = Self::new(root, false);
+        history.end = history.disk.hold(image);
+        history
+    }
+
+    /// Adds a life of the server, which left this trace, and the folder like this. Fails if the one does not explain the
+    /// other.
+    pub fn live(&mut self, text: &[u8], left: &Image) -> Result<(), String> {
+        let first = self.end + 1;
+        let calls = trace::read(text, first)?;
+        let death = first + text.iter().filter(|octet| **octet == b'\n').count();
+        self.follow(&calls, death, left);
+        explained(&self.disk.live(), left)
+    }
+
+    fn follow(&mut self, calls: &[Call], death: Moment, left: &Image) {
         let sides = calls.iter().enumerate().flat_map(|(place, call)| {
             let end = call.end.map(|end| (end, Side::End, place));
             [(call.begin, Side::Begin, place)].into_iter().chain(end)
@@ -92,7 +107,6 @@ impl History {
             life.resolve(place, call, death, left);
         }
         self.end = death;
-        explained(&self.disk.live(), left)
     }
 }
 

@@ -21,7 +21,7 @@ use serde_json::json;
 use crate::options;
 use cut::{Bench, Finding, Plan};
 use fate::Belief;
-use recording::Recording;
+use recording::{Recording, Work};
 
 /// Cuts of the short version.
 const CUTS: u64 = 40;
@@ -56,6 +56,7 @@ fn nothing_acknowledged_is_lost_when_the_power_goes() {
         eprintln!("cut {number} is kept in {} ({} octets)", kept.display(), cut::size(&image));
     }
     assert!(totals.wrong.is_empty(), "{:#?}\nPOSTRIDER_POWERCUT_SEED={seed}", totals.wrong);
+    assert!(plan.ledger.work.checkpoints > 0 && plan.history.disk.names_changed() > 10, "the store had nothing to do");
     assert!(one.is_some() || totals.recipients > cuts, "hardly anything was acknowledged: {}", totals.recipients);
 }
 
@@ -88,6 +89,8 @@ fn made(folder: &Path, seed: u64, cuts: u64) -> Recording {
 struct Totals {
     cuts: u64,
     drained: u64,
+    again: u64,
+    rebuilt_again: u64,
     recipients: u64,
     queued: u64,
     delivered: u64,
@@ -156,6 +159,8 @@ impl Totals {
         self.told += finding.told;
         self.twice += finding.twice;
         self.rebuilt += u64::from(finding.rebuilt);
+        self.again += finding.again;
+        self.rebuilt_again += finding.rebuilt_again;
         self.starts.push(finding.start);
         if !finding.wrong.is_empty() {
             self.wrong.push((number, finding.wrong));
@@ -168,26 +173,36 @@ impl Totals {
         let median = starts.get(starts.len() / 2).copied().unwrap_or(0);
         let most = starts.last().copied().unwrap_or(0);
         let messages = plan.history.acknowledged.len();
+        let Work { checkpoints, compacted } = plan.ledger.work;
         eprintln!(
-            "{} cuts into {} lines with {messages} acknowledged messages: {} recipients looked for, {} in the queue, {} \
-             delivered, {} told to the sender, {} to arrive twice; {} cuts delivered to the end; the index was built anew \
-             {} times; start {median} ms in the median, {most} ms at most; {} cuts bad; {} s",
-            self.cuts,
+            "recorded: {} lines, {messages} messages acknowledged, {checkpoints} checkpoints, {compacted} messages \
+             compacted, {} changes of names",
             plan.history.end,
+            plan.history.disk.names_changed(),
+        );
+        eprintln!(
+            "{} cuts: {} recipients looked for, {} in the queue, {} delivered, {} told to the sender, {} to arrive twice; \
+             {} cuts delivered to the end; the power went once more during the start {} times; the index was built anew \
+             {} times, and {} times after a second cut; start {median} ms in the median, {most} ms at most; {} cuts bad; \
+             {} s",
+            self.cuts,
             self.recipients,
             self.queued,
             self.delivered,
             self.told,
             self.twice,
             self.drained,
+            self.again,
             self.rebuilt,
+            self.rebuilt_again,
             self.wrong.len(),
             self.time.as_secs(),
         );
         let totals = json!({
             "cuts": self.cuts, "seed": plan.seed, "lines": plan.history.end, "messages": messages,
             "recipients": self.recipients, "queued": self.queued, "delivered": self.delivered, "told": self.told,
-            "twice": self.twice, "drained": self.drained, "index_rebuilds": self.rebuilt,
+            "twice": self.twice, "drained": self.drained, "cut_again": self.again,
+            "index_rebuilds": self.rebuilt + self.rebuilt_again, "checkpoints": checkpoints, "compacted": compacted,
             "start_ms": { "median": median, "most": most }, "bad": self.wrong, "seconds": self.time.as_secs(),
         });
         options::report("POSTRIDER_POWERCUT_JSON", &totals);

@@ -15,7 +15,7 @@ use crate::letters::{Arrival, Sent, busy, late, refused};
 use crate::load::{Load, Manner};
 use crate::powercut::disk::{Entry, Image};
 use crate::powercut::history::{History, is_ours};
-use crate::powercut::trace::{self, CALLS};
+use crate::powercut::trace::CALLS;
 
 /// A folder with everything that a run left.
 #[derive(Debug)]
@@ -30,6 +30,30 @@ pub struct Ledger {
     pub sent: Vec<Sent>,
     /// Everything that arrived at the sink, whether or not the server could read the reply.
     pub arrived: Vec<Arrival>,
+    /// What the store did beside.
+    pub work: Work,
+}
+
+/// What the store does beside the commits, over all lives.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Work {
+    /// Checkpoints of the index.
+    pub checkpoints: u64,
+    /// Messages that compaction copied.
+    pub compacted: u64,
+}
+
+impl Work {
+    /// Adds what a server has done so far, by its metrics.
+    fn add(&mut self, server: &Postrider) {
+        let text = server.command(&["metrics"]).good();
+        let value = |name: &str| -> u64 {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in {text}"))
+        };
+        self.checkpoints += value("postrider_store_checkpoint_seconds_count");
+        self.compacted += value("postrider_store_compacted_messages_total");
+    }
 }
 
 impl Recording {
@@ -50,21 +74,23 @@ impl Recording {
         let manner = Manner { clients: 4, pause: Duration::from_millis(5) };
         let load = Load::start(setup.address, seed, manner);
         let (mut load, mut sent, mut arrived) = (Some(load), Vec::new(), Vec::new());
+        let mut work = Work::default();
         for life in 1..=lives {
             let greeting = (life % 3 == 2).then(|| "421 4.3.2 not now".to_owned());
             sink.answer(Script { greeting, recipient: vec![refused(), late()], ..Script::default() });
-            let mut server = Postrider::run(recording.traced(life, &setup), &setup);
+            let mut server = Postrider::run(traced(&setup, &recording.trace(life)), &setup);
             server.event("ready");
             let moment = length / 2 + length.mul_f64(randomness.unit());
             take(&sink, moment, &mut arrived);
             if life == lives {
                 sent = load.take().map(Load::stop).unwrap_or_default();
             }
+            work.add(&server);
             end(&mut server, life == lives);
             take(&sink, Duration::from_millis(50), &mut arrived);
             recording.keep_image(life, &image_of(setup.folder()));
         }
-        recording.keep_ledger(setup.folder(), seed, lives, &Ledger { sent, arrived });
+        recording.keep_ledger(setup.folder(), seed, lives, &Ledger { sent, arrived, work });
         recording
     }
 
@@ -77,32 +103,29 @@ impl Recording {
         let ledger = Ledger {
             sent: all("sent").iter().filter_map(Sent::from_json).collect(),
             arrived: all("arrived").iter().filter_map(Arrival::from_json).collect(),
+            work: Work {
+                checkpoints: value["checkpoints"].as_u64().unwrap_or(0),
+                compacted: value["compacted"].as_u64().unwrap_or(0),
+            },
         };
         let root = value["root"].as_str().ok_or("the ledger does not say where the folder was")?;
         let mut history = History::new(Path::new(root), early_replies);
-        for life in 1..=value["lives"].as_u64().unwrap_or(0) {
-            let text = std::fs::read(self.folder.join(format!("life-{life}.trace"))).map_err(failed)?;
-            let first = history.end + 1;
-            let calls = trace::read(&text, first)?;
-            let death = first + text.iter().filter(|octet| **octet == b'\n').count();
-            history.live(&calls, death, &image_of(&self.folder.join(format!("life-{life}"))))?;
+        let lives = value["lives"].as_u64().and_then(|lives| u32::try_from(lives).ok());
+        for life in 1..=lives.unwrap_or(0) {
+            let text = std::fs::read(self.trace(life)).map_err(failed)?;
+            history.live(&text, &image_of(&self.folder.join(format!("life-{life}"))))?;
         }
         Ok((history, ledger))
+    }
+
+    fn trace(&self, life: u32) -> PathBuf {
+        self.folder.join(format!("life-{life}.trace"))
     }
 
     /// The seed that it was made with.
     pub fn seed(&self) -> Option<u64> {
         let text = std::fs::read(self.folder.join("ledger.json")).ok()?;
         serde_json::from_slice::<Value>(&text).ok()?["seed"].as_u64()
-    }
-
-    fn traced(&self, life: u32, setup: &Setup) -> Command {
-        setup.write();
-        let mut command = Command::new("strace");
-        command.args(["-f", "-qq", "--seccomp-bpf", "-xx", "-s", "67108864", "-o"]);
-        command.arg(self.folder.join(format!("life-{life}.trace"))).arg("-e").arg(format!("trace={CALLS}"));
-        command.arg(binary()).arg("serve").arg("--config").arg(setup.config()).stdin(Stdio::null());
-        command
     }
 
     fn keep_image(&self, life: u32, image: &Image) {
@@ -112,9 +135,23 @@ impl Recording {
     fn keep_ledger(&self, root: &Path, seed: u64, lives: u32, ledger: &Ledger) {
         let sent: Vec<Value> = ledger.sent.iter().map(Sent::to_json).collect();
         let arrived: Vec<Value> = ledger.arrived.iter().map(Arrival::to_json).collect();
-        let value = json!({ "root": root, "seed": seed, "lives": lives, "sent": sent, "arrived": arrived });
+        let Work { checkpoints, compacted } = ledger.work;
+        let value = json!({
+            "root": root, "seed": seed, "lives": lives, "checkpoints": checkpoints, "compacted": compacted,
+            "sent": sent, "arrived": arrived,
+        });
         std::fs::write(self.folder.join("ledger.json"), value.to_string()).expect("the recording is written");
     }
+}
+
+/// The server, with every call that matters written into a file.
+pub fn traced(setup: &Setup, trace: &Path) -> Command {
+    setup.write();
+    let mut command = Command::new("strace");
+    command.args(["-f", "-qq", "--seccomp-bpf", "-xx", "-s", "67108864", "-o"]);
+    command.arg(trace).arg("-e").arg(format!("trace={CALLS}"));
+    command.arg(binary()).arg("serve").arg("--config").arg(setup.config()).stdin(Stdio::null());
+    command
 }
 
 /// Whether calls can be recorded here; if not, why.
@@ -169,7 +206,7 @@ pub fn write_image(folder: &Path, image: &Image) -> std::io::Result<()> {
 }
 
 /// Ends the server behind strace, which ends with it.
-fn end(server: &mut Postrider, gently: bool) {
+pub fn end(server: &mut Postrider, gently: bool) {
     let path = format!("/proc/{0}/task/{0}/children", server.pid());
     let children = std::fs::read_to_string(path).expect("strace runs");
     let signal = if gently { "-TERM" } else { "-KILL" };
