@@ -135,6 +135,9 @@ impl Drop for Index {
     }
 }
 
+/// A row of the schedule by its key, and what it is from now on; `None` if it goes.
+type RowChange = (Vec<u8>, Option<Vec<u8>>);
+
 struct Tables<'t> {
     messages: Table<'t, u128, &'static [u8]>,
     schedule: Table<'t, &'static [u8], &'static [u8]>,
@@ -155,8 +158,19 @@ impl<'t> Tables<'t> {
     }
 
     fn write(&mut self, overlay: &Overlay, checkpoint: &Checkpoint) -> Result<(), redb::Error> {
+        let mut rows = Vec::new();
         for (id, entry) in overlay.entries() {
-            self.message(*id, entry)?;
+            self.message(*id, entry, &mut rows)?;
+        }
+        // In the order of their keys each page is met once, however many destinations there are. Of several changes of a
+        // row the last counts.
+        rows.sort_by(|(one, _), (other, _)| one.cmp(other));
+        for changes in rows.chunk_by(|(one, _), (other, _)| one == other) {
+            match changes.last() {
+                Some((key, Some(row))) => drop(self.schedule.insert(key.as_slice(), row.as_slice())?),
+                Some((key, None)) => drop(self.schedule.remove(key.as_slice())?),
+                None => {}
+            }
         }
         let mut changed: Vec<_> = overlay.changed_destinations().collect();
         changed.sort_unstable();
@@ -172,15 +186,14 @@ impl<'t> Tables<'t> {
         Ok(())
     }
 
-    fn message(&mut self, id: MessageId, entry: &Entry) -> Result<(), redb::Error> {
+    /// Writes a message, and adds what that means for the schedule to `rows`.
+    fn message(&mut self, id: MessageId, entry: &Entry, rows: &mut Vec<RowChange>) -> Result<(), redb::Error> {
         let old = match entry.fresh {
             true => None,
             false => self.messages.get(id.as_u128())?.map(|row| decode::<Kept>(row.value())).transpose()?,
         };
         if let Some(old) = &old {
-            for (destination, cursor) in old.rows() {
-                self.schedule.remove(row_key(destination, &cursor).as_slice())?;
-            }
+            rows.extend(old.rows().map(|(destination, cursor)| (row_key(destination, &cursor), None)));
             for segment in old.chunk_segments() {
                 self.chunked.remove((segment, id.as_u128()))?;
             }
@@ -198,7 +211,7 @@ impl<'t> Tables<'t> {
                 campaign: due.campaign.as_deref(),
                 size: due.size,
             })?;
-            self.schedule.insert(row_key(destination, &cursor).as_slice(), row.as_slice())?;
+            rows.push((row_key(destination, &cursor), Some(row)));
         }
         for segment in kept.chunk_segments() {
             self.chunked.insert((segment, id.as_u128()), ())?;
