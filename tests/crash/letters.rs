@@ -150,6 +150,8 @@ pub enum Letter {
     },
     /// A report that these recipients failed.
     Report {
+        /// Its own Message-ID.
+        name: String,
         /// Their addresses.
         failed: HashSet<String>,
     },
@@ -163,7 +165,9 @@ impl Arrival {
         let Mail { number, from, to, content, raw } = mail;
         let id = trace_id(&content);
         if from.is_empty() {
-            return Self { number, id, to, letter: Letter::Report { failed: failed_in(&content) }, whole: true };
+            let name = field(&content, "Message-ID: ").unwrap_or_default().to_owned();
+            let letter = Letter::Report { name, failed: failed_in(&content) };
+            return Self { number, id, to, letter, whole: true };
         }
         let token = from.strip_prefix("sender.").and_then(|rest| rest.strip_suffix("@example.org"));
         let Some(token) = token.map(str::to_owned) else {
@@ -177,15 +181,12 @@ impl Arrival {
 
     /// For a file.
     pub fn to_json(&self) -> Value {
-        let failed: Option<Vec<&String>> = match &self.letter {
-            Letter::Report { failed } => Some(failed.iter().collect()),
-            Letter::Own { .. } | Letter::Other => None,
+        let (token, report, failed) = match &self.letter {
+            Letter::Own { token } => (Some(token), None, None),
+            Letter::Report { name, failed } => (None, Some(name), Some(failed)),
+            Letter::Other => (None, None, None),
         };
-        let token = match &self.letter {
-            Letter::Own { token } => Some(token),
-            Letter::Report { .. } | Letter::Other => None,
-        };
-        json!({ "number": self.number, "to": self.to, "token": token, "failed": failed })
+        json!({ "number": self.number, "to": self.to, "token": token, "report": report, "failed": failed })
     }
 
     /// From a file.
@@ -195,7 +196,10 @@ impl Arrival {
         };
         let letter = match (value["token"].as_str(), texts(&value["failed"])) {
             (Some(token), _) => Letter::Own { token: token.to_owned() },
-            (None, Some(failed)) => Letter::Report { failed: failed.into_iter().collect() },
+            (None, Some(failed)) => {
+                let name = value["report"].as_str().unwrap_or_default().to_owned();
+                Letter::Report { name, failed: failed.into_iter().collect() }
+            }
             (None, None) => Letter::Other,
         };
         Some(Self { number: value["number"].as_u64()?, id: None, to: texts(&value["to"])?, letter, whole: true })

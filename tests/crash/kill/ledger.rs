@@ -23,8 +23,8 @@ pub struct Ledger {
     recipients: HashSet<String>,
     /// Queue ids by the trace of what arrived.
     ids: HashSet<String>,
-    /// How often a sender was told that a recipient failed.
-    told: HashMap<String, u32>,
+    /// The reports that told a sender that a recipient failed, and how often each arrived.
+    told: HashMap<String, HashMap<String, u32>>,
     /// To whom reports went.
     reports: HashSet<String>,
     /// Messages that are not as they were sent.
@@ -35,8 +35,8 @@ pub struct Ledger {
     slowest: u64,
     /// Messages in the queue at the last start.
     pub taken_up: u64,
-    /// Messages in the queue at the end.
-    pub left: u64,
+    /// Queue ids of messages that are still there at the end.
+    pub left: HashSet<String>,
 }
 
 impl Ledger {
@@ -58,10 +58,10 @@ impl Ledger {
     }
 
     fn take(&mut self, arrival: Arrival) {
-        if let Letter::Report { failed } = &arrival.letter {
+        if let Letter::Report { name, failed } = &arrival.letter {
             self.reports.extend(arrival.to);
             for recipient in failed {
-                *self.told.entry(recipient.clone()).or_default() += 1;
+                *self.told.entry(recipient.clone()).or_default().entry(name.clone()).or_default() += 1;
             }
             return;
         }
@@ -101,7 +101,8 @@ impl Ledger {
     /// What should have arrived and has not.
     pub fn missing(&self) -> Vec<String> {
         let mut missing = Vec::new();
-        for message in &self.sent {
+        let queued = |message: &&Sent| message.id.as_ref().is_some_and(|id| self.left.contains(id));
+        for message in self.sent.iter().filter(|message| !queued(message)) {
             for recipient in &message.recipients {
                 let there = match Kind::Refused.is(recipient) {
                     true => self.told.contains_key(recipient),
@@ -114,9 +115,15 @@ impl Ledger {
         }
         // A message of which no recipient was taken leaves no trace but its report.
         let seen = |id: &String, sender: &String| self.ids.contains(id) || self.reports.contains(sender);
-        let unseen = self.accepted.iter().filter(|(id, sender)| !seen(id, sender));
+        let unseen = self.accepted.iter().filter(|(id, sender)| !seen(id, sender) && !self.left.contains(*id));
         missing.extend(unseen.map(|(id, sender)| format!("{id} from {sender} by the log")));
         missing
+    }
+
+    /// Recipients about whom more than one report was made, which must never be.
+    pub fn told_anew(&self) -> Vec<String> {
+        let twice = self.told.iter().filter(|(_, reports)| reports.len() > 1);
+        twice.map(|(recipient, reports)| format!("{recipient} by {:?}", reports.keys())).collect()
     }
 
     /// A few figures on the way.
@@ -138,9 +145,9 @@ impl Ledger {
             self.duplicates(),
             self.beyond_the_window.len(),
             self.told.len(),
-            self.told.values().filter(|count| **count > 1).count(),
+            self.told_again(),
             self.taken_up,
-            self.left,
+            self.left.len(),
             self.slowest,
         )
     }
@@ -151,13 +158,18 @@ impl Ledger {
             "kills": kills, "seed": seed, "seconds": time.as_secs(), "messages": self.sent.len(),
             "recipients": self.acknowledged(), "accepted_by_log": self.accepted.len(), "arrived": self.copies.len(),
             "duplicates": self.duplicates(), "beyond_the_window": self.beyond_the_window.len(), "told": self.told.len(),
-            "told_twice": self.told.values().filter(|count| **count > 1).count(), "taken_up": self.taken_up,
-            "left": self.left, "slowest_start_ms": self.slowest, "broken": self.broken.len(), "lost": lost,
+            "told_again": self.told_again(), "taken_up": self.taken_up,
+            "left": self.left.len(), "slowest_start_ms": self.slowest, "broken": self.broken.len(), "lost": lost,
         })
     }
 
     fn acknowledged(&self) -> usize {
         self.sent.iter().map(|message| message.recipients.len()).sum()
+    }
+
+    /// Recipients of whose failure a report arrived more than once.
+    fn told_again(&self) -> usize {
+        self.told.values().filter(|reports| reports.values().any(|count| *count > 1)).count()
     }
 
     fn duplicates(&self) -> usize {

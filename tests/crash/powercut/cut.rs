@@ -267,7 +267,7 @@ impl Plan {
                 let key = (id.clone(), recipient.clone());
                 let queued = queue.recipients.contains_key(&key);
                 let delivered = before.delivered.contains(recipient.as_str());
-                let told = before.told.contains(recipient.as_str()) || queue.reports.contains(&message.sender());
+                let told = before.told.contains_key(recipient.as_str()) || queue.reports.contains(&message.sender());
                 finding.recipients += 1;
                 finding.queued += u64::from(queued);
                 finding.delivered += u64::from(delivered);
@@ -287,11 +287,14 @@ impl Plan {
     /// The same when all has left: nothing is in the queue any more, and what arrived is as it was sent.
     fn compare_arrived(&self, cut: &Cut, arrived: &[Arrival], finding: &mut Finding) {
         let (mut before, now) = (self.before(cut), Told::by(arrived.iter()));
+        let anew =
+            now.told.iter().filter(|(recipient, report)| before.told.get(*recipient).is_some_and(|old| old != *report));
+        finding.wrong.extend(anew.map(|(recipient, report)| format!("told anew: {recipient} by {report}")));
         before.delivered.extend(now.delivered);
         before.told.extend(now.told);
         for (message, id) in self.acknowledged(cut) {
             for recipient in &message.recipients {
-                if !before.delivered.contains(recipient.as_str()) && !before.told.contains(recipient.as_str()) {
+                if !before.delivered.contains(recipient.as_str()) && !before.told.contains_key(recipient.as_str()) {
                     finding.wrong.push(format!("never arrived: {id} for {recipient} ({} octets)", message.size));
                 }
             }
@@ -321,16 +324,18 @@ impl Plan {
 struct Told<'a> {
     /// Recipients that have their message.
     delivered: HashSet<&'a str>,
-    /// Recipients whose failure was told to the sender.
-    told: HashSet<&'a str>,
+    /// Recipients whose failure was told to the sender, and the report that did it.
+    told: HashMap<&'a str, &'a str>,
 }
 
 impl<'a> Told<'a> {
     fn by(arrived: impl Iterator<Item = &'a Arrival>) -> Self {
-        let mut told = Self { delivered: HashSet::new(), told: HashSet::new() };
+        let mut told = Self { delivered: HashSet::new(), told: HashMap::new() };
         for arrival in arrived {
             match &arrival.letter {
-                Letter::Report { failed } => told.told.extend(failed.iter().map(String::as_str)),
+                Letter::Report { name, failed } => {
+                    told.told.extend(failed.iter().map(|recipient| (recipient.as_str(), name.as_str())));
+                }
                 Letter::Own { .. } | Letter::Other => told.delivered.extend(arrival.to.iter().map(String::as_str)),
             }
         }
