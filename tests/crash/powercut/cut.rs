@@ -170,7 +170,7 @@ impl Bench {
         self.lay_out(image);
         let elsewhere = tempfile::tempdir().expect("a temporary folder");
         let trace = elsewhere.path().join("trace");
-        let mut server = Postrider::run(traced(&self.quiet, &trace), &self.quiet);
+        let mut server = Postrider::run(traced(&self.quiet, &trace, false), &self.quiet);
         server.event("ready");
         // A moment for what begins when it is ready: spare segments, checkpoints, reports.
         std::thread::sleep(Duration::from_millis(cut.fate.randomness().below(300) as u64));

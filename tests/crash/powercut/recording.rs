@@ -78,7 +78,8 @@ impl Recording {
         for life in 1..=lives {
             let greeting = (life % 3 == 2).then(|| "421 4.3.2 not now".to_owned());
             sink.answer(Script { greeting, recipient: vec![refused(), late()], ..Script::default() });
-            let mut server = Postrider::run(traced(&setup, &recording.trace(life)), &setup);
+            let command = traced(&setup, &recording.trace(life), life % 2 == 1);
+            let mut server = Postrider::run(command, &setup);
             server.event("ready");
             let moment = length / 2 + length.mul_f64(randomness.unit());
             take(&sink, moment, &mut arrived);
@@ -144,12 +145,16 @@ impl Recording {
     }
 }
 
-/// The server, with every call that matters written into a file.
-pub fn traced(setup: &Setup, trace: &Path) -> Command {
+/// The server, with every call that matters written into a file. With slow syncs a kill mostly finds something written and
+/// not synced.
+pub fn traced(setup: &Setup, trace: &Path, slow_syncs: bool) -> Command {
     setup.write();
     let mut command = Command::new("strace");
     command.args(["-f", "-qq", "--seccomp-bpf", "-xx", "-s", "67108864", "-o"]);
     command.arg(trace).arg("-e").arg(format!("trace={CALLS}"));
+    if slow_syncs {
+        command.args(["-e", "inject=fdatasync:delay_enter=8000"]);
+    }
     command.arg(binary()).arg("serve").arg("--config").arg(setup.config()).stdin(Stdio::null());
     command
 }
