@@ -15,17 +15,17 @@ use crate::backend::{Backend, Fence};
 use crate::error::IndexError;
 use crate::files::Files;
 use crate::message::{Cursor, Due};
-use crate::overlay::{Entry, Kept, Overlay};
+use crate::overlay::{Delta, Entry, Kept, Overlay};
 use crate::segments::{Position, Segments, Totals};
 
 /// The index's file.
 pub(crate) const NAME: &str = "index.redb";
 /// Grows when the tables change their form; an index of another version is built anew.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 const MESSAGES: TableDefinition<u128, &[u8]> = TableDefinition::new("messages");
 const SCHEDULE: TableDefinition<&[u8], &[u8]> = TableDefinition::new("schedule");
-const DESTINATIONS: TableDefinition<&str, (u64, u64)> = TableDefinition::new("destinations");
+const DESTINATIONS: TableDefinition<&str, (u64, u64, u64)> = TableDefinition::new("destinations");
 const CHUNKED: TableDefinition<(u64, u128), ()> = TableDefinition::new("chunked");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 const CHECKPOINT: &str = "checkpoint";
@@ -135,13 +135,13 @@ impl Drop for Index {
     }
 }
 
-/// A row of the schedule by its key, and what it is from now on; `None` if it goes.
-type RowChange = (Vec<u8>, Option<Vec<u8>>);
+/// What becomes of rows of the schedule: how each is from now on, or `None` if it goes.
+type Changes = BTreeMap<Destination, Vec<(Cursor, Option<Vec<u8>>)>>;
 
 struct Tables<'t> {
     messages: Table<'t, u128, &'static [u8]>,
     schedule: Table<'t, &'static [u8], &'static [u8]>,
-    destinations: Table<'t, &'static str, (u64, u64)>,
+    destinations: Table<'t, &'static str, (u64, u64, u64)>,
     chunked: Table<'t, (u64, u128), ()>,
     meta: Table<'t, &'static str, &'static [u8]>,
 }
@@ -158,42 +158,31 @@ impl<'t> Tables<'t> {
     }
 
     fn write(&mut self, overlay: &Overlay, checkpoint: &Checkpoint) -> Result<(), redb::Error> {
-        let mut rows = Vec::new();
+        let touched = overlay.changed_destinations().map(|destination| (destination.clone(), Vec::new()));
+        let mut schedule: Changes = touched.collect();
         for (id, entry) in overlay.entries() {
-            self.message(*id, entry, &mut rows)?;
+            self.message(*id, entry, &mut schedule)?;
         }
-        // In the order of their keys each page is met once, however many destinations there are. Of several changes of a
-        // row the last counts.
-        rows.sort_by(|(one, _), (other, _)| one.cmp(other));
-        for changes in rows.chunk_by(|(one, _), (other, _)| one == other) {
-            match changes.last() {
-                Some((key, Some(row))) => drop(self.schedule.insert(key.as_slice(), row.as_slice())?),
-                Some((key, None)) => drop(self.schedule.remove(key.as_slice())?),
-                None => {}
-            }
-        }
-        let mut changed: Vec<_> = overlay.changed_destinations().collect();
-        changed.sort_unstable();
-        for destination in changed {
-            let (name, delta) = (destination.as_str(), overlay.delta(destination));
-            let (queued, held) = self.destinations.get(name)?.map_or((0, 0), |row| row.value());
-            match (queued.saturating_add_signed(delta.queued), held.saturating_add_signed(delta.held)) {
-                (0, 0) => drop(self.destinations.remove(name)?),
-                counters => drop(self.destinations.insert(name, counters)?),
-            }
+        // In the order of the keys, so that each page is met once however many destinations there are.
+        let mut schedule: Vec<_> = schedule.into_iter().collect();
+        schedule.sort_unstable_by_key(|(destination, _)| edge(destination, 0));
+        for (destination, rows) in schedule.into_iter().filter(|(_, rows)| !rows.is_empty()) {
+            self.destination(&destination, overlay.delta(&destination), rows)?;
         }
         self.meta.insert(CHECKPOINT, encode(checkpoint)?.as_slice())?;
         Ok(())
     }
 
-    /// Writes a message, and adds what that means for the schedule to `rows`.
-    fn message(&mut self, id: MessageId, entry: &Entry, rows: &mut Vec<RowChange>) -> Result<(), redb::Error> {
+    /// Writes a message, and adds what that means to the changes of the schedule.
+    fn message(&mut self, id: MessageId, entry: &Entry, schedule: &mut Changes) -> Result<(), redb::Error> {
         let old = match entry.fresh {
             true => None,
             false => self.messages.get(id.as_u128())?.map(|row| decode::<Kept>(row.value())).transpose()?,
         };
         if let Some(old) = &old {
-            rows.extend(old.rows().map(|(destination, cursor)| (row_key(destination, &cursor), None)));
+            for (destination, cursor) in old.rows() {
+                schedule.entry(destination.clone()).or_default().push((cursor, None));
+            }
             for segment in old.chunk_segments() {
                 self.chunked.remove((segment, id.as_u128()))?;
             }
@@ -211,17 +200,74 @@ impl<'t> Tables<'t> {
                 campaign: due.campaign.as_deref(),
                 size: due.size,
             })?;
-            rows.push((row_key(destination, &cursor), Some(row)));
+            schedule.entry(destination.clone()).or_default().push((cursor, Some(row)));
         }
         for segment in kept.chunk_segments() {
             self.chunked.insert((segment, id.as_u128()), ())?;
         }
         Ok(())
     }
+
+    /// Writes what changed in a destination's schedule, and its counters.
+    fn destination(
+        &mut self,
+        destination: &Destination,
+        delta: Delta,
+        mut rows: Vec<(Cursor, Option<Vec<u8>>)>,
+    ) -> Result<(), redb::Error> {
+        // Of several changes of a row the last counts.
+        rows.sort_by_key(|(cursor, _)| *cursor);
+        for changes in rows.chunk_by(|(one, _), (other, _)| one == other) {
+            let Some((cursor, row)) = changes.last() else { continue };
+            let key = row_key(destination, cursor);
+            match row {
+                Some(row) => drop(self.schedule.insert(key.as_slice(), row.as_slice())?),
+                None => drop(self.schedule.remove(key.as_slice())?),
+            }
+        }
+        let name = destination.as_str();
+        let old = self.destinations.get(name)?.map(|row| Waiting::from_row(row.value())).unwrap_or_default();
+        let new = Waiting {
+            queued: old.queued.saturating_add_signed(delta.queued),
+            held: old.held.saturating_add_signed(delta.held),
+            earliest: self.earliest(destination)?,
+        };
+        match (new.queued, new.held) {
+            (0, 0) => drop(self.destinations.remove(name)?),
+            _ => drop(self.destinations.insert(name, new.to_row())?),
+        }
+        Ok(())
+    }
+
+    /// When the first scheduled delivery of a destination is due.
+    fn earliest(&self, destination: &Destination) -> Result<Timestamp, redb::Error> {
+        let (first, last) = (edge(destination, 0), edge(destination, 1));
+        let Some(row) = self.schedule.range(first.as_slice()..last.as_slice())?.next() else {
+            return Ok(Timestamp::MAX);
+        };
+        let (key, row) = row?;
+        Ok(read_row(key.value(), row.value())?.due)
+    }
 }
 
-/// How many deliveries of a destination are scheduled, and how many held.
-pub(crate) type Waiting = (u64, u64);
+/// What waits for a destination.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Waiting {
+    pub queued: u64,
+    pub held: u64,
+    /// When the first scheduled delivery is due; without meaning if there is none.
+    pub earliest: Timestamp,
+}
+
+impl Waiting {
+    fn from_row((queued, held, earliest): (u64, u64, u64)) -> Self {
+        Self { queued, held, earliest: Timestamp::from_millis(earliest) }
+    }
+
+    fn to_row(self) -> (u64, u64, u64) {
+        (self.queued, self.held, self.earliest.as_millis())
+    }
+}
 
 /// What a row of the schedule holds beside its key.
 #[derive(Serialize, Deserialize)]
@@ -238,7 +284,7 @@ struct Row<'a> {
 pub(crate) struct Snapshot {
     messages: ReadOnlyTable<u128, &'static [u8]>,
     schedule: ReadOnlyTable<&'static [u8], &'static [u8]>,
-    destinations: ReadOnlyTable<&'static str, (u64, u64)>,
+    destinations: ReadOnlyTable<&'static str, (u64, u64, u64)>,
     chunked: ReadOnlyTable<(u64, u128), ()>,
 }
 
@@ -299,7 +345,7 @@ impl Snapshot {
             let rows = self.destinations.iter()?;
             rows.map(|row| {
                 let (name, counters) = row?;
-                Ok((Destination::new(name.value()), counters.value()))
+                Ok((Destination::new(name.value()), Waiting::from_row(counters.value())))
             })
             .collect()
         })

@@ -93,11 +93,16 @@ impl Engine {
 
     /// All destinations with something scheduled or held.
     pub fn destinations(&self) -> Result<Vec<(Destination, Counters)>, ReadError> {
-        let counters = self.with_snapshot(Snapshot::destinations, merge_counters)?;
-        let mut found = Vec::with_capacity(counters.len());
-        for (destination, (queued, held)) in counters {
-            let first = if queued == 0 { Vec::new() } else { self.due(&destination, None, Timestamp::MAX, 1)? };
-            let earliest_due = first.first().map(|due| due.due);
+        let (waiting, changed) = self.with_snapshot(Snapshot::destinations, merge_counters)?;
+        let mut found = Vec::with_capacity(waiting.len());
+        for (destination, Waiting { queued, held, earliest }) in waiting {
+            let earliest_due = match queued {
+                0 => None,
+                _ if changed.contains(&destination) => {
+                    self.due(&destination, None, Timestamp::MAX, 1)?.first().map(|due| due.due)
+                }
+                _ => Some(earliest),
+            };
             if queued > 0 || held > 0 {
                 found.push((destination, Counters { queued, held, earliest_due }));
             }
@@ -171,19 +176,21 @@ fn merge_messages(
     merged
 }
 
-fn merge_counters(state: &State, mut counters: BTreeMap<Destination, Waiting>) -> BTreeMap<Destination, Waiting> {
+/// The counters as the layers change them, and which destinations that concerns.
+fn merge_counters(
+    state: &State,
+    mut waiting: BTreeMap<Destination, Waiting>,
+) -> (BTreeMap<Destination, Waiting>, BTreeSet<Destination>) {
     let layers = [Some(&state.active), state.frozen.as_deref()];
-    let changed: BTreeSet<&Destination> =
-        layers.iter().flatten().flat_map(|layer| layer.changed_destinations()).collect();
-    for destination in changed {
-        let (mut queued, mut held) = (0, 0);
-        for layer in layers.iter().flatten() {
-            let delta = layer.delta(destination);
-            queued += delta.queued;
-            held += delta.held;
-        }
-        let counted = counters.entry(destination.clone()).or_default();
-        *counted = (counted.0.saturating_add_signed(queued), counted.1.saturating_add_signed(held));
+    let layers: Vec<_> = layers.into_iter().flatten().collect();
+    let changed: BTreeSet<Destination> =
+        layers.iter().flat_map(|layer| layer.changed_destinations()).cloned().collect();
+    for destination in &changed {
+        let counted = waiting.entry(destination.clone()).or_default();
+        let deltas = layers.iter().map(|layer| layer.delta(destination));
+        let (queued, held) = deltas.fold((0, 0), |(queued, held), delta| (queued + delta.queued, held + delta.held));
+        counted.queued = counted.queued.saturating_add_signed(queued);
+        counted.held = counted.held.saturating_add_signed(held);
     }
-    counters
+    (waiting, changed)
 }
