@@ -68,6 +68,7 @@ class Sink:
     """smtp-sink, and how many messages it has taken."""
 
     def __init__(self, tools):
+        wait_for_nobody(OUT)
         self.path = tools.work + "/sink.out"
         with open(self.path, "w") as out:
             self.process = tools.spawn("smtp-sink", "-c", "-u", "root", "-m", "1000", f"127.0.0.1:{OUT}", "4096", stdout=out, stderr=subprocess.DEVNULL)
@@ -94,6 +95,18 @@ def wait_for_port(port, seconds=20):
         except OSError:
             time.sleep(0.05)
     raise RuntimeError(f"nothing listens on port {port}")
+
+
+def wait_for_nobody(port, seconds=5):
+    """A server of somebody else must not be measured for ours."""
+    end = time.time() + seconds
+    while time.time() < end:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            time.sleep(0.1)
+        except OSError:
+            return
+    raise RuntimeError(f"somebody else listens on port {port}")
 
 
 class Bench:
@@ -133,6 +146,7 @@ class Bench:
         server = kind(folder, lambda command, **more: subprocess.Popen(command, preexec_fn=group.join, **more))
         sink = None
         try:
+            wait_for_nobody(server.port)
             server.prepare()
             sink = Sink(self.tools) if self.options.scenario == "relay" else None
             server.start()

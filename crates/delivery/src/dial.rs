@@ -64,11 +64,37 @@ impl Dial for TcpDial {
 }
 
 async fn tcp(address: SocketAddr, from: Option<IpAddr>) -> io::Result<tokio::net::TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    if let Some(from) = from {
-        socket.bind(SocketAddr::new(from, 0))?;
-    }
+    let socket = open(address.is_ipv4(), from)?;
     // Each write is a whole phase of the conversation: waiting for more only delays it.
     socket.set_nodelay(true)?;
     socket.connect(address).await
+}
+
+/// A socket that leaves from this address. Its port is chosen when it is known where it leads, so that one port serves
+/// connections to many hosts: else a source would be out of ports with some ten thousand connections in all.
+fn open(is_ipv4: bool, from: Option<IpAddr>) -> io::Result<TcpSocket> {
+    let socket = if is_ipv4 { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if let Some(from) = from {
+        #[cfg(target_os = "linux")]
+        nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::IpBindAddressNoPort, &true)?;
+        socket.bind(SocketAddr::new(from, 0))?;
+    }
+    Ok(socket)
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_source_uses_up_no_port_before_it_is_known_where_to() {
+        for from in ["127.0.0.1", "::1"] {
+            let from: IpAddr = from.parse().unwrap();
+            let socket = match open(from.is_ipv4(), Some(from)) {
+                Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => continue,
+                socket => socket.unwrap(),
+            };
+            assert_eq!(socket.local_addr().unwrap(), SocketAddr::new(from, 0));
+        }
+    }
 }

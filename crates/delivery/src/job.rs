@@ -69,7 +69,9 @@ impl Job {
     /// (RFC 6531 §3.5).
     pub fn lacks_utf8(&mut self) {
         let need: Vec<u32> = self.pending.iter().copied().filter(|&place| self.needs_utf8(&[place])).collect();
-        self.falls_short(&need, &Shortfall::Utf8.fault());
+        if !need.is_empty() {
+            self.falls_short(&need, &Shortfall::Utf8.fault());
+        }
     }
 
     /// The host at hand lacks what these need.

@@ -1,6 +1,6 @@
 //! The face of the room, and what its parts share.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -91,7 +91,7 @@ impl Queue {
             ended: Notify::new(),
             settled: Notify::new(),
             bookkeeping: AtomicUsize::new(0),
-            finished: Mutex::new(VecDeque::new()),
+            finished: Mutex::default(),
             telling: Mutex::new(HashMap::new()),
         })))
     }
@@ -178,8 +178,31 @@ pub(crate) struct Inner {
     /// A delivery that was busy no longer is.
     pub(crate) settled: Notify,
     bookkeeping: AtomicUsize,
-    finished: Mutex<VecDeque<MessageId>>,
+    finished: Mutex<Finished>,
     telling: Mutex<HashMap<MessageId, usize>>,
+}
+
+/// The messages whose end was told last.
+#[derive(Default)]
+struct Finished {
+    known: HashSet<MessageId>,
+    order: VecDeque<MessageId>,
+}
+
+impl Finished {
+    /// Whether the message is not among them; from now on it is.
+    fn is_new(&mut self, id: MessageId) -> bool {
+        if !self.known.insert(id) {
+            return false;
+        }
+        self.order.push_back(id);
+        if self.order.len() > FINISHED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+        true
+    }
 }
 
 /// What the lock protects.
@@ -277,15 +300,7 @@ impl Inner {
 
     /// Whether nobody has told of the end of the message yet; from now on somebody has.
     pub(crate) fn tells_end(&self, id: MessageId) -> bool {
-        let mut finished = self.finished.lock().unwrap_or_else(PoisonError::into_inner);
-        if finished.contains(&id) {
-            return false;
-        }
-        if finished.len() == FINISHED {
-            finished.pop_front();
-        }
-        finished.push_back(id);
-        true
+        self.finished.lock().unwrap_or_else(PoisonError::into_inner).is_new(id)
     }
 }
 

@@ -10,8 +10,10 @@ use crate::engine::Engine;
 use crate::error::{CommitError, IntakeError};
 use crate::record::{ContentPlace, Payload, Record};
 
-/// Disk and memory set aside for content whose size was not announced.
+/// Disk set aside for content whose size was not announced.
 const UNANNOUNCED: u64 = 64 << 10;
+/// The most memory that is set aside before anything has arrived.
+const FIRST: u64 = 16 << 10;
 /// Pieces smaller than this are put together, so that a sender of many tiny ones costs no more than its octets.
 const SMALL: usize = 2 << 10;
 /// As much as is put together.
@@ -46,7 +48,7 @@ impl Incoming {
     ) -> Result<Self, IntakeError> {
         let promised = expected.unwrap_or(UNANNOUNCED);
         // An announcement costs its sender nothing: it may not keep others from the memory. More is taken as it arrives.
-        let reserved = promised.min(engine.options.inline_limit).min(UNANNOUNCED);
+        let reserved = promised.min(engine.options.inline_limit).min(FIRST);
         engine.admit(promised)?;
         if !engine.memory.reserve(reserved) {
             engine.release(promised);

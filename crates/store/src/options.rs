@@ -12,9 +12,9 @@ pub struct Options {
     /// Content up to this size is kept in memory until it is forgotten and written as one record; larger content streams
     /// to disk while it arrives. 1 MiB.
     pub inline_limit: u64,
-    /// Octets of content in memory: that which arrives and that which waits for its first attempt. 64 MiB.
+    /// Octets of content in memory: that which arrives and that which waits for its first attempt. 16 MiB.
     pub content_memory: u64,
-    /// Octets of the index that are cached. 16 MiB.
+    /// Octets of the index that are cached. 12 MiB.
     pub index_cache: u64,
     /// No new mail when fewer octets than this are free on the disk. 256 MiB.
     pub floor_bytes: u64,
@@ -22,7 +22,7 @@ pub struct Options {
     pub floor_inodes: u64,
     /// The longest time between checkpoints. 5 s.
     pub checkpoint_every: Duration,
-    /// A checkpoint is made early when this many messages changed and survived. 16,384.
+    /// A checkpoint is made early when this many messages changed and survived. 8,192.
     pub checkpoint_messages: usize,
     /// A checkpoint is made early when the log grew by this many octets, which bounds the replay at the next start. 128 MiB.
     pub checkpoint_bytes: u64,
@@ -39,12 +39,12 @@ impl Default for Options {
         Self {
             segment_size: 64 << 20,
             inline_limit: 1 << 20,
-            content_memory: 64 << 20,
-            index_cache: 16 << 20,
+            content_memory: 16 << 20,
+            index_cache: 12 << 20,
             floor_bytes: 256 << 20,
             floor_inodes: 1000,
             checkpoint_every: Duration::from_secs(5),
-            checkpoint_messages: 16_384,
+            checkpoint_messages: 8_192,
             checkpoint_bytes: 128 << 20,
             lag_messages: 65_536,
             gather: Duration::from_millis(20),

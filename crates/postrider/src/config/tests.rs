@@ -94,7 +94,7 @@ fn contradictions_are_errors() {
         ("[delivery]\nconnect_time = \"0s\"", "`delivery.connect_time` must be longer than nothing"),
         ("[limits]\nheader_size = \"60MiB\"", "a header cannot be larger than its message"),
         ("[store]\nsegment = \"100kB\"", "a segment has 64 KiB to 4 GiB"),
-        ("[connections]\nin_flight = \"65MiB\"", "content in flight gets more memory than there is for content"),
+        ("[connections]\nin_flight = \"17MiB\"", "content in flight gets more memory than there is for content"),
     ] {
         let found = problems(&format!("hostname = \"mx.test\"\n{text}\n"));
         assert!(found.contains(&format!("× {wanted}")), "{wanted} in {found}");

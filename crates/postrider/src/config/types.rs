@@ -265,8 +265,8 @@ impl Default for Reports {
 pub struct Store {
     /// The folder that holds it. One server at a time may use it.
     pub path: PathBuf,
-    /// Memory for content that arrives or waits for its first attempt. More than `connections.in_flight`, so that what
-    /// waits finds room.
+    /// Memory for content that arrives or waits for its first attempt; what waits is on disk, too, and makes room. At
+    /// least `connections.in_flight`.
     pub content_memory: Size,
     /// No new mail when less than this is free on the disk.
     pub free_space: Size,

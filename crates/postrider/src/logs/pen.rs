@@ -6,6 +6,8 @@ use std::time::Duration;
 
 /// How much may wait to be written before those who log must wait too.
 const MOST_WAITING: usize = 4 << 20;
+/// How long lines wait for company: a write each would cost more than all else about a line.
+const GATHER: Duration = Duration::from_millis(5);
 /// How long the end waits for a reader that does not read.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -22,6 +24,8 @@ struct Shared {
 struct State {
     waiting: Vec<u8>,
     writing: bool,
+    /// Somebody waits until everything is written.
+    hurried: bool,
     /// The reader is gone: there is nobody to write for.
     broken: bool,
 }
@@ -56,7 +60,9 @@ impl Pen {
 
     /// Waits until everything is written.
     pub fn finish(&self) {
-        let state = self.0.lock();
+        let mut state = self.0.lock();
+        state.hurried = true;
+        self.0.changed.notify_all();
         let busy = |state: &mut State| (state.writing || !state.waiting.is_empty()) && !state.broken;
         let _ = self.0.changed.wait_timeout_while(state, LAST_WORDS, busy);
     }
@@ -75,6 +81,8 @@ impl Shared {
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
                 continue;
             }
+            let calm = |state: &mut State| !state.hurried && state.waiting.len() <= MOST_WAITING;
+            state = self.changed.wait_timeout_while(state, GATHER, calm).unwrap_or_else(PoisonError::into_inner).0;
             std::mem::swap(&mut batch, &mut state.waiting);
             state.writing = true;
             drop(state);

@@ -82,7 +82,7 @@ pub struct Windows {
     pub destination: usize,
     /// Deliveries ready in one lane beyond which none are loaded for it. 10,000.
     pub lane: usize,
-    /// Deliveries whose envelope stays in memory from acceptance to the first attempt. 10,000.
+    /// Deliveries whose envelope stays in memory from acceptance to the first attempt. 3,000.
     pub riders: usize,
     /// Destinations whose hosts are remembered while there is nothing to do for them. 10,000.
     pub places: usize,
@@ -92,7 +92,7 @@ pub struct Windows {
 
 impl Default for Windows {
     fn default() -> Self {
-        Self { total: 100_000, destination: 1_000, lane: 10_000, riders: 10_000, places: 10_000, connections: 2_000 }
+        Self { total: 100_000, destination: 1_000, lane: 10_000, riders: 3_000, places: 10_000, connections: 2_000 }
     }
 }
 

@@ -149,7 +149,7 @@ async fn abandoned_content_gives_everything_back() {
 async fn memory_for_content_is_one_budget() {
     let options = Options { content_memory: 100 << 10, inline_limit: 32 << 10, ..Options::small() };
     let store = open(Arc::new(disk()), options);
-    let held: Vec<_> = (0..3).map(|_| store.intake(Some(1 << 20)).unwrap()).collect();
+    let held: Vec<_> = (0..6).map(|_| store.intake(Some(1 << 20)).unwrap()).collect();
     assert_eq!(store.intake(Some(1 << 20)).unwrap_err(), IntakeError::Memory);
     drop(held);
     // Committed content gives way, and is read from disk.
