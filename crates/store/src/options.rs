@@ -14,7 +14,7 @@ pub struct Options {
     pub inline_limit: u64,
     /// Octets of content in memory: that which arrives and that which waits for its first attempt. 16 MiB.
     pub content_memory: u64,
-    /// Octets of the index that are cached. 12 MiB.
+    /// Octets of the index that are cached. 8 MiB.
     pub index_cache: u64,
     /// No new mail when fewer octets than this are free on the disk. 256 MiB.
     pub floor_bytes: u64,
@@ -40,7 +40,7 @@ impl Default for Options {
             segment_size: 64 << 20,
             inline_limit: 1 << 20,
             content_memory: 16 << 20,
-            index_cache: 12 << 20,
+            index_cache: 8 << 20,
             floor_bytes: 256 << 20,
             floor_inodes: 1000,
             checkpoint_every: Duration::from_secs(5),
