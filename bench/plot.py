@@ -25,14 +25,14 @@ def draw(scenario, cells, names, medians, ceilings):
     for at, cell in enumerate(cells):
         top = HEAD + at * step
         parts.append(text(LABEL - 8, top + (step - GAP) / 2 + 4, cell, anchor="end"))
+        if ceiling := ceilings.get(cell):
+            x = left.x + left.length(ceiling)
+            parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top - 2}" y2="{top + step - GAP + 1}" stroke="{CEILING}" stroke-width="1.5"/>')
         for place, name in enumerate(names):
             if row := medians.get((cell, name)):
                 y, colour = top + place * BAR, COLOURS[place % len(COLOURS)]
                 parts += left.bar(y, rate(row), f"{rate(row):,.0f}", colour)
                 parts += right.bar(y, cpu(row), f"{cpu(row):.2f}", colour)
-        if ceiling := ceilings.get(cell):
-            x = left.x + left.length(ceiling)
-            parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top - 2}" y2="{top + step - GAP + 1}" stroke="{CEILING}" stroke-width="1.5"/>')
     return "\n".join(parts + ["</svg>"]) + "\n"
 
 
