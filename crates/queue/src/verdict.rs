@@ -28,7 +28,7 @@ pub(crate) struct Circumstances<'a> {
     pub(crate) now: Timestamp,
     /// By how much the schedule is ahead of it.
     pub(crate) lead: Duration,
-    /// Whether age may end a delivery now.
+    /// Whether age may end a delivery or worry its sender now.
     pub(crate) may_expire: bool,
     /// No new attempt before this time.
     pub(crate) not_before: Timestamp,
@@ -103,7 +103,7 @@ pub(crate) fn decide(
     }
     delivery.schedule = Schedule::At(due + at.lead);
     let hold = order.filter(|order| order.kind == OrderKind::Hold);
-    let tell_delay = hold.is_none() && wants_delay_notice(envelope, &delivery, at);
+    let tell_delay = at.may_expire && hold.is_none() && wants_delay_notice(envelope, &delivery, at);
     let mut into = part(delivery, at.now);
     if let Some(Order { act, recipients, .. }) = hold {
         let held = |part| reschedule(part, recipients, Schedule::Held(act.clone()));

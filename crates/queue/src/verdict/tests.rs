@@ -200,6 +200,7 @@ fn a_clock_under_suspicion_ends_nothing() {
     let happening = Happening::Attempt(&[(0, Outcome::Deferred(temporary()))]);
     let verdict = decide(&envelope, &delivery(&envelope), happening, None, &circumstances, &Randomness::seeded(1));
     assert_eq!(verdict.into[0].schedule, Schedule::At(START + 1000 * HOUR + Duration::from_secs(300)));
+    assert!(!verdict.tell_delay, "nor does it worry anybody");
 }
 
 #[test]
