@@ -64,7 +64,10 @@ impl Content {
         let (engine, id) = (self.engine.clone(), self.id);
         let read = self.calls.make(move || match read_body(file.as_ref(), at) {
             Ok(octets) => Ok(octets),
-            Err(FrameError::Disk(error)) => Err(ReadError::Disk(error.to_string())),
+            Err(FrameError::Disk(error)) => {
+                tracing::error!(message = %id, %error, "the store cannot read");
+                Err(ReadError::Disk(error.to_string()))
+            }
             Err(FrameError::Gone | FrameError::Damaged(_)) => {
                 if let Err(error) = engine.bury(id) {
                     tracing::warn!(message = %id, %error, "damaged content cannot be put away yet");
