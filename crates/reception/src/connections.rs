@@ -18,6 +18,12 @@ use crate::settings::ConnectionLimits;
 const IPV4_PREFIX: u8 = 24;
 const IPV6_PREFIX: u8 = 64;
 
+/// The network that a client counts for.
+pub(crate) fn network_of(address: IpAddr) -> Network {
+    let address = address.to_canonical();
+    Network::around(address, if address.is_ipv4() { IPV4_PREFIX } else { IPV6_PREFIX })
+}
+
 /// Counts the connections of all listeners; clones count together.
 #[derive(Clone, Debug)]
 pub(crate) struct Connections(Arc<Counts>);

@@ -138,6 +138,7 @@ enum Woken {
     Input(io::Result<usize>),
     Deadline,
     Stage(Stage),
+    Dawdling,
 }
 
 impl<S: Stream> Driver<S> {
@@ -177,6 +178,7 @@ impl<S: Stream> Driver<S> {
                 Woken::Input(_) => self.session.disconnected(),
                 Woken::Deadline => self.session.expire(self.now()),
                 Woken::Stage(stage) => self.heed(stage),
+                Woken::Dawdling => self.make_way(),
             }
         }
     }
@@ -276,7 +278,7 @@ impl<S: Stream> Driver<S> {
     /// Content may come when there is memory and room for it.
     async fn begin(&mut self, begin: Begin) -> Answer {
         // Boxed, so that idle connections do not pay for its size.
-        let beginning = Box::pin(Transfer::begin(&self.gate, &*self.shared.intake, begin.expected));
+        let beginning = Box::pin(Transfer::begin(&self.gate, &*self.shared.intake, self.peer().ip(), begin.expected));
         match beginning.await {
             Ok(transfer) => {
                 self.transfer = Some(transfer);
@@ -365,6 +367,15 @@ impl<S: Stream> Driver<S> {
             },
             read = self.input.read(&self.stream), if self.session.wants_input() => Woken::Input(read),
             () = tokio::time::sleep(left.unwrap_or(Duration::MAX)), if left.is_some() => Woken::Deadline,
+            () = dawdling(&mut self.transfer), if self.transfer.is_some() => Woken::Dawdling,
+        }
+    }
+
+    /// Others wait for the memory of this slow message.
+    fn make_way(&mut self) {
+        if let Some(transfer) = &mut self.transfer {
+            transfer.make_way();
+            tracing::info!(peer = %self.session.peer().address, "a slow message makes way for others");
         }
     }
 
@@ -403,6 +414,13 @@ impl<S: Stream> Driver<S> {
             }
         };
         let _ = timeout(LINGER, void).await;
+    }
+}
+
+async fn dawdling(transfer: &mut Option<Transfer>) {
+    match transfer {
+        Some(transfer) => transfer.dawdles().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -27,8 +27,8 @@ pub struct Metrics {
     pub messages: Counter,
     /// Recipients of the messages accepted.
     pub recipients: Counter,
-    /// Messages that could not be taken for now: `in_flight` is the limit of memory of this room, the rest are words of the
-    /// store and the queue.
+    /// Messages that could not be taken for now: `in_flight` is the limit of memory of this room, `in_flight_slow` made way
+    /// for others, the rest are words of the store and the queue.
     pub messages_refused: Family<Reason, Counter>,
     /// Octets of content accepted.
     pub content_bytes: Counter,

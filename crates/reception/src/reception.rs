@@ -309,7 +309,8 @@ impl Bound {
 
     fn start(&mut self, shared: &Arc<Shared>) {
         if let Some(listener) = self.listener.take() {
-            let accept = Accept { shared: shared.clone(), gate: self.gate.subscribe(), local: self.local };
+            let accept =
+                Accept { shared: shared.clone(), gate: self.gate.subscribe(), local: self.local, starved: false };
             self.accepting = Some(tokio::spawn(accept.run(listener)));
         }
     }
@@ -359,6 +360,8 @@ struct Accept {
     shared: Arc<Shared>,
     gate: watch::Receiver<Arc<Gate>>,
     local: SocketAddr,
+    /// Whether the operating system gives no connections, which was logged.
+    starved: bool,
 }
 
 impl Accept {
@@ -383,14 +386,21 @@ impl Accept {
         tracing::info!(address = %self.local, "no longer listening");
     }
 
-    async fn accepted(&self, accepted: io::Result<(TcpStream, SocketAddr)>) {
+    async fn accepted(&mut self, accepted: io::Result<(TcpStream, SocketAddr)>) {
         match accepted {
-            Ok((stream, peer)) => self.admit(stream, peer),
+            Ok((stream, peer)) => {
+                if std::mem::take(&mut self.starved) {
+                    tracing::info!(address = %self.local, "accepting connections again");
+                }
+                self.admit(stream, peer);
+            }
             // The client went before we came: nothing of ours is wrong (accept(2)).
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 self.shared.metrics.accept_errors.inc();
-                tracing::warn!(address = %self.local, %error, "cannot accept a connection");
+                if !std::mem::replace(&mut self.starved, true) {
+                    tracing::warn!(address = %self.local, %error, "cannot accept a connection");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

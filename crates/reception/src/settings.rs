@@ -17,8 +17,8 @@ pub struct Settings {
     /// How many connections there may be, over all listeners.
     pub connections: ConnectionLimits,
     /// Octets of content that all transactions together may hold while they arrive. Beyond it a transaction waits, which
-    /// slows its client down, for up to `patience`; then it gets 452 4.3.1. 16 MiB: what the store keeps in memory by
-    /// default.
+    /// slows its client down, for up to `patience`; then it gets 452 4.3.1. The clients of one network have a quarter of it
+    /// at most, those that may relay excepted. 16 MiB: what the store keeps in memory by default.
     pub in_flight: u64,
     /// How long a transaction waits for memory. 10 s.
     pub patience: Duration,

@@ -1,6 +1,6 @@
 //! One message on its way in: its share of memory and its draft below.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use smtp::server::Finished;
 use tokio::time::Instant;
 
 use crate::budget::Share;
+use crate::connections::network_of;
 use crate::intake::{Draft, Intake, Refused};
 use crate::reception::Gate;
 use crate::settings::Listener;
@@ -26,6 +27,10 @@ const STEP: u64 = 64 << 10;
 const LEAST: u64 = 4 << 10;
 /// The share of a message of which nothing is known yet: most are smaller.
 const FIRST: u64 = 16 << 10;
+/// Octets per second below which a message is slow while others wait for memory.
+const PACE: u64 = 8 << 10;
+/// For how long it may be.
+const GRACE: Duration = Duration::from_secs(2);
 /// How often the store is asked again while its memory is short.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
@@ -35,15 +40,23 @@ pub(crate) struct Transfer {
     share: Share,
     granted: u64,
     received: u64,
+    /// When it will have been too slow unless more comes.
+    slow_from: Instant,
     draft: Result<Box<dyn Draft>, Refused>,
 }
 
 impl Transfer {
     /// Waits for memory, then asks for room below.
-    pub(crate) async fn begin(gate: &Arc<Gate>, intake: &dyn Intake, expected: Option<u64>) -> Result<Self, Refused> {
+    pub(crate) async fn begin(
+        gate: &Arc<Gate>,
+        intake: &dyn Intake,
+        peer: IpAddr,
+        expected: Option<u64>,
+    ) -> Result<Self, Refused> {
         let patient_until = Instant::now() + gate.patience;
         let granted = expected.unwrap_or(FIRST).clamp(LEAST, STEP);
-        let mut share = gate.budget.share();
+        let network = gate.counts(peer).then(|| network_of(peer));
+        let mut share = gate.budget.share(network);
         share.grow_to(granted, gate.patience).await.map_err(|_| short())?;
         let draft = loop {
             match intake.begin(expected) {
@@ -54,11 +67,27 @@ impl Transfer {
                 Err(refused) => return Err(refused),
             }
         };
-        Ok(Self { gate: gate.clone(), share, granted, received: 0, draft: Ok(draft) })
+        Ok(Self {
+            gate: gate.clone(),
+            share,
+            granted,
+            received: 0,
+            slow_from: Instant::now() + GRACE,
+            draft: Ok(draft),
+        })
     }
 
     /// Takes a piece. If that fails the message is refused at its end; what else comes of it is dropped.
     pub(crate) async fn write(&mut self, piece: Bytes) {
+        let octets = piece.len() as u64;
+        let credit =
+            self.slow_from.saturating_duration_since(Instant::now()) + Duration::from_millis(1000 * octets / PACE);
+        self.take(piece).await;
+        // What went by meanwhile was not the client's time. No haste buys more than the grace.
+        self.slow_from = Instant::now() + credit.min(GRACE);
+    }
+
+    async fn take(&mut self, piece: Bytes) {
         self.received = self.received.saturating_add(piece.len() as u64);
         let wanted = self.received.min(WINDOW);
         if self.draft.is_ok() && wanted > self.granted {
@@ -75,6 +104,17 @@ impl Transfer {
         }
     }
 
+    /// Returns once others wait for memory and this message has been coming too slowly.
+    pub(crate) async fn dawdles(&mut self) {
+        self.share.wanted_back(self.slow_from).await;
+    }
+
+    /// Leaves the memory to others; the message is refused at its end.
+    pub(crate) fn make_way(&mut self) {
+        let reply = Reply::new(452, EnhancedCode::new(4, 3, 1), "too much mail in flight, and this came too slowly");
+        self.give_up(Refused { reply, reason: "in_flight_slow", passing: true });
+    }
+
     /// Octets taken.
     pub(crate) fn received(&self) -> u64 {
         self.received
@@ -88,7 +128,7 @@ impl Transfer {
     /// Lets go of everything at once, so that others can have it.
     fn give_up(&mut self, refused: Refused) {
         self.draft = Err(refused);
-        self.share = self.gate.budget.share();
+        self.share = self.gate.budget.share(None);
     }
 }
 

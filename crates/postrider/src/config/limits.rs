@@ -128,7 +128,7 @@ impl Limits {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Connections {
-    /// In total; beyond: 421 4.3.2.
+    /// In total; beyond: 421 4.3.2. Fewer if the system allows the process too few open files.
     #[schemars(range(min = 1))]
     pub total: u32,
     /// From one address; beyond: 421 4.7.0.
@@ -142,9 +142,11 @@ pub struct Connections {
     pub per_ipv6_network: u32,
     /// How long a proxy may take for its PROXY header.
     pub proxy_time: Period,
-    /// Memory for content that arrives, over all sessions. When it is used up, reading waits.
+    /// Memory for content that arrives, over all sessions. When it is used up, reading waits. The clients of one network
+    /// have a quarter of it at most, those that may send to every domain excepted.
     pub in_flight: Size,
-    /// How long reading waits for memory before the client is put off with 452 4.3.1.
+    /// How long reading waits for memory before the client is put off with 452 4.3.1. Meanwhile messages that come too
+    /// slowly make way.
     pub patience: Period,
 }
 

@@ -106,7 +106,7 @@ async fn content_is_refused_when_memory_stays_short() {
 #[tokio::test]
 async fn a_message_that_outgrows_the_memory_is_refused_at_its_end() {
     let mut settings = settings();
-    settings.in_flight = 64 << 10;
+    settings.in_flight = 256 << 10;
     settings.patience = Duration::from_millis(20);
     let mut server = Server::start(settings);
     let mut sitting = server.connect().await.greeted().await.in_data().await;
@@ -116,7 +116,7 @@ async fn a_message_that_outgrows_the_memory_is_refused_at_its_end() {
     sitting.ask("Subject: hi\r\n\r\n.", "250 2.0.0 ").await;
     assert_eq!(server.arrived().await.content, "Subject: hi\r\n\r\n");
     assert!(server.nothing_arrived());
-    // Now that it is alone, the whole budget is its own.
+    // Now that it is alone, all that its network may have is its own.
     let mut growing = growing.in_data().await;
     growing.say(format!("Subject: big\r\n\r\n{}", "0123456789\r\n".repeat(10_000))).await;
     growing.ask(".", "250 2.0.0 ").await;
