@@ -141,6 +141,7 @@ impl Prepared {
             Root::Refused => Identity::find(configuration.user.as_deref(), configuration.group.as_deref())?,
             Root::Allowed => None,
         };
+        files::raise();
         let handed = Handed::take().map_err(ServeError::system("take the sockets of systemd"))?;
         let mut meters = Meters::new();
         let intake = Arc::new(LateIntake::default());
@@ -177,7 +178,7 @@ impl Prepared {
         let began = Instant::now();
         let mut signals = Signals::listen().map_err(ServeError::system("listen for signals"))?;
         self.warn();
-        files::raise(&self.loaded.configuration);
+        files::warn(&self.loaded.configuration);
         let rooms = Rooms::open(self).await?;
         let control = control::Server::bind(&rooms.control_path(), rooms.to_control(began));
         let control = control.map_err(ServeError::system("open the control socket"))?;

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use mail::{Domain, Source};
 use shaping::{BackoffSettings, Intervals, Jitter, Limits, RetrySchedule};
 
+use super::files;
 use super::supervision::Handed;
 use crate::config::{Configuration, Endings, Listener, NextHop, OddLocalParts, Pattern, Protocol, Retry, Route};
 
@@ -53,7 +54,10 @@ pub fn reception(configuration: &Configuration, handed: &Handed) -> reception::S
         }
     }
     reception::Settings {
-        connections: configuration.connections.to_limits(),
+        connections: reception::ConnectionLimits {
+            total: files::room(configuration).clients,
+            ..configuration.connections.to_limits()
+        },
         in_flight: configuration.connections.in_flight.0,
         patience: configuration.connections.patience.0,
         ..reception::Settings::new(listeners)
@@ -137,7 +141,7 @@ pub fn queue(configuration: &Configuration) -> Result<queue::Settings, SettingsE
         windows: queue::Windows {
             total: configuration.queue.deliveries as usize,
             destination: configuration.queue.deliveries_per_destination as usize,
-            connections: delivery.connections as usize,
+            connections: files::room(configuration).deliveries,
             ..defaults.windows.clone()
         },
         idle: delivery.idle.0,
