@@ -232,7 +232,7 @@ impl<'s> Run<'s> {
     /// What the control socket gives for the last message.
     fn show(&self, what: &str) -> Vec<u8> {
         let id = self.id.as_deref().unwrap_or_else(|| panic!("{}: no message", self.place));
-        let mut command = Command::new(env!("CARGO_BIN_EXE_postrider"));
+        let mut command = Command::new(crate::harness::binary());
         command.arg("--config").arg(self.server.setup().config()).args(["queue", "show", id, what]);
         let output = command.output().expect("the binary runs");
         assert!(output.status.success(), "{}: {output:?}", self.place);

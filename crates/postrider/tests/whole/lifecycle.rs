@@ -150,7 +150,7 @@ fn systemd_is_told() {
     let socket = UnixDatagram::bind(&notify).expect("a socket");
     socket.set_read_timeout(Some(crate::harness::PATIENCE)).expect("a socket");
     crate::harness::open_to_everybody(&notify, 0o777);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_postrider"));
+    let mut command = Command::new(crate::harness::binary());
     command.arg("serve").arg("--config").arg(setup.config());
     command.env("NOTIFY_SOCKET", &notify).env("WATCHDOG_USEC", "200000");
     let mut server = Postrider::run(command, &setup);
@@ -185,7 +185,7 @@ fn systemd_hands_over_sockets() {
     let listener = std::net::TcpListener::bind(setup.address).expect("our own address");
     let mut command = Command::new("sh");
     command.arg("-c").arg("exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" serve --config \"$1\"");
-    command.arg(env!("CARGO_BIN_EXE_postrider")).arg(setup.config());
+    command.arg(crate::harness::binary()).arg(setup.config());
     command.stdin(std::process::Stdio::from(OwnedFd::from(listener.try_clone().expect("a socket"))));
     let server = Postrider::run(command, &setup);
     server.event("ready");

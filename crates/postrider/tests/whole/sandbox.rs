@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use crate::harness::{Client, Postrider, Setup, postrider};
 
 fn sandbox(setup: &Setup, port: u16) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_postrider"));
+    let mut command = Command::new(crate::harness::binary());
     command.arg("sandbox").arg("--port").arg(port.to_string()).arg("--dir").arg(setup.folder().join("box"));
     command.stdout(Stdio::null());
     command

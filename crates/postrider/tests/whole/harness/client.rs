@@ -14,8 +14,14 @@ impl Client {
     /// Connects; the greeting is still to be read.
     pub fn open(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).expect("the server listens");
+        Self::over(stream)
+    }
+
+    /// Speaks over this connection; the greeting is still to be read.
+    pub fn over(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
-        Self { reader: BufReader::new(stream) }
+        // Replies are short and clients can be many.
+        Self { reader: BufReader::with_capacity(1024, stream) }
     }
 
     /// Connects, reads the greeting and says EHLO.

@@ -11,15 +11,15 @@
 //! Every wait ends at [`PATIENCE`] with a panic that shows the server's log. Every process is killed and reaped when its
 //! owner is dropped, also when the test fails.
 #![allow(dead_code, unused_imports, reason = "shared by several test programs, each of which uses a part")]
-
 mod client;
 mod server;
 mod setup;
 mod sink;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use client::Client;
 pub use server::{Postrider, binary, open_to_everybody, postrider};
@@ -41,4 +41,35 @@ pub fn own_address() -> IpAddr {
 /// An own address with a port that is free there.
 pub fn own_socket() -> SocketAddr {
     SocketAddr::new(own_address(), 2525)
+}
+
+/// How often to look whether something has happened that nobody tells.
+pub const LOOK: Duration = Duration::from_millis(20);
+
+/// Looks again and again until there is something.
+pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited for {what}");
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// The program, or a word about its absence.
+pub fn tool(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
+    let found = folders.map(|folder| folder.join(name)).find(|file| file.is_file());
+    if found.is_none() {
+        skipped(&format!("{name} is not installed"));
+    }
+    found
+}
+
+/// Says that a test, or a part of it, could not be done here.
+pub fn skipped(why: &str) {
+    println!("skipped: {why}");
 }

@@ -21,6 +21,7 @@ pub struct Setup {
     listener: String,
     store: String,
     segment: &'static str,
+    floors: &'static str,
     user: &'static str,
     config: &'static str,
 }
@@ -42,6 +43,7 @@ impl Setup {
             listener: String::new(),
             store: String::new(),
             segment: "1MiB",
+            floors: "free_space = \"0B\"\nfree_inodes = 0",
             user: if is_root() { "nobody" } else { "" },
             config: "postrider.toml",
         }
@@ -108,6 +110,12 @@ impl Setup {
         self
     }
 
+    /// How much must be free on the disk: `free_space = "8MiB"\nfree_inodes = 20`; none if not set.
+    pub fn floors(mut self, floors: &'static str) -> Self {
+        self.floors = floors;
+        self
+    }
+
     /// No user to become, even if the test runs as root.
     pub fn staying_root(mut self) -> Self {
         self.user = "";
@@ -136,12 +144,12 @@ impl Setup {
 
     fn text(&self) -> String {
         let user = if self.user.is_empty() { String::new() } else { format!("user = \"{}\"\n", self.user) };
-        let Self { top, tables, address, networks, listener, store, segment, .. } = self;
+        let Self { top, tables, address, networks, listener, store, segment, floors, .. } = self;
         let path = self.folder().join("queue");
         format!(
             "hostname = \"mx.test\"\nnetworks = [\"{networks}\"]\n{user}{top}\n\
              [[listener]]\nname = \"test\"\naddress = \"{address}\"\n{listener}\
-             [store]\npath = \"{}\"\nsegment = \"{segment}\"\nfree_space = \"0B\"\nfree_inodes = 0\n{store}\
+             [store]\npath = \"{}\"\nsegment = \"{segment}\"\n{floors}\n{store}\
              [log]\nlevel = \"debug\"\nformat = \"json\"\n{tables}",
             path.display()
         )

@@ -69,7 +69,12 @@ impl Sink {
 
     /// Listens at this address, at a free port.
     pub fn at(address: IpAddr, script: Script) -> Self {
-        let listener = TcpListener::bind((address, 0)).expect("a free port");
+        Self::on((address, 0).into(), script)
+    }
+
+    /// Listens at this address and port.
+    pub fn on(socket: SocketAddr, script: Script) -> Self {
+        let listener = TcpListener::bind(socket).expect("a free port");
         let address = listener.local_addr().expect("a bound socket");
         let (sender, mails) = channel();
         let script = Arc::new(Mutex::new(script));

@@ -14,29 +14,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::harness::{PATIENCE, Setup};
-
-/// How often to look whether something has happened that nobody tells.
-const LOOK: Duration = Duration::from_millis(20);
+use crate::harness::{LOOK, PATIENCE, Setup, skipped, tool, wait_for};
 
 /// Short waits, so that a second attempt is seen.
 const SOON: &str =
     "[retry]\nintervals = [\"1s\"]\njitter = 0\n[delivery]\nrest_first = \"500ms\"\nrest_most = \"500ms\"";
-
-/// The program, or a word about its absence.
-fn tool(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
-    let found = folders.map(|folder| folder.join(name)).find(|file| file.is_file());
-    if found.is_none() {
-        skipped(&format!("{name} is not installed"));
-    }
-    found
-}
-
-fn skipped(why: &str) {
-    println!("skipped: {why}");
-}
 
 /// The root of the workspace.
 fn workspace() -> PathBuf {
@@ -102,18 +84,6 @@ impl Drop for Peer {
         }
         let _ = self.0.kill();
         let _ = self.0.wait();
-    }
-}
-
-/// Looks again and again until there is something.
-fn wait_for<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "waited for {what}");
-        std::thread::sleep(LOOK);
     }
 }
 
