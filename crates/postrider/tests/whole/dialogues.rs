@@ -13,14 +13,14 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use self::script::{Script, Setting, Step};
 use crate::harness::{PATIENCE, Postrider, Setup};
 
-/// How long nothing is to be heard, and how far apart segments are that must not arrive together.
+/// How long nothing is to be heard, and the longest time between segments that must not arrive together.
 const PAUSE: Duration = Duration::from_millis(50);
 
 #[test]
@@ -118,6 +118,25 @@ fn quoted(value: u64, unit: &str) -> String {
     format!("\"{value}{unit}\"")
 }
 
+/// Whether nothing waits to be read at the first end of a connection, as the kernel tells.
+fn is_read(local: &str, remote: &str) -> bool {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap_or_default();
+    table.lines().any(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        words.next() == Some(local)
+            && words.next() == Some(remote)
+            && words.nth(1).is_some_and(|queues| queues.ends_with(":00000000"))
+    })
+}
+
+/// An IPv4 address as the kernel's table has it.
+fn in_proc(address: SocketAddr) -> String {
+    match address {
+        SocketAddr::V4(v4) => format!("{:08X}:{:04X}", u32::from_ne_bytes(v4.ip().octets()), v4.port()),
+        SocketAddr::V6(_) => unreachable!("the tests speak IPv4 here"),
+    }
+}
+
 /// A connection, and what was said over it.
 struct Run<'s> {
     server: &'s Postrider,
@@ -157,7 +176,7 @@ impl<'s> Run<'s> {
         let place = self.place.clone();
         match step {
             Step::Send(_) | Step::Abort => {}
-            Step::Boundary => std::thread::sleep(PAUSE),
+            Step::Boundary => self.until_read(),
             Step::Expect(pattern) => {
                 let line = self.line();
                 assert!(script::matches(pattern, &line), "{place}: expected {pattern:?}, got {line:?}");
@@ -186,6 +205,15 @@ impl<'s> Run<'s> {
     fn send(&mut self) {
         if !self.wire.is_empty() {
             let _ = self.stream.write_all(&std::mem::take(&mut self.wire));
+        }
+    }
+
+    /// Until the server has read what was sent. One that does not want to read now is given the whole pause.
+    fn until_read(&self) {
+        let ends = (in_proc(self.server.setup().address), in_proc(self.address));
+        let deadline = Instant::now() + PAUSE;
+        while Instant::now() < deadline && !is_read(&ends.0, &ends.1) {
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 
