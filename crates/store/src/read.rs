@@ -37,9 +37,25 @@ pub(crate) enum Part {
     Frame(Arc<dyn File>, FrameAt),
 }
 
+/// Content up to this size is read when it is asked for.
+const SMALL: u64 = 64 << 10;
+
 impl Engine {
-    /// The parts of a message's content, in order, and its length.
+    /// The parts of a message's content, in order, and its length. Small content is read already, which saves its reader
+    /// another trip to the disk.
     pub fn content(&self, id: MessageId) -> Result<Option<(VecDeque<Part>, u64)>, ReadError> {
+        let Some((mut parts, len)) = self.parts(id)? else { return Ok(None) };
+        if len <= SMALL
+            && let [Part::Frame(file, at)] = parts.make_contiguous()
+            // What is wrong with it shows when it is read again.
+            && let Ok(octets) = read_body(file.as_ref(), *at)
+        {
+            parts = [Part::Octets(octets)].into();
+        }
+        Ok(Some((parts, len)))
+    }
+
+    fn parts(&self, id: MessageId) -> Result<Option<(VecDeque<Part>, u64)>, ReadError> {
         for _ in 0..ATTEMPTS {
             let Some(kept) = self.find(id)? else { return Ok(None) };
             if let Some(pieces) = self.memory.get(id) {

@@ -181,8 +181,9 @@ impl Recovery<'_> {
         for (place, link) in links.iter().enumerate() {
             let from = if link.number == start.segment { start.offset } else { FIRST_BATCH };
             let done = self.replay_segment(index, state, link, from, until)?;
-            if place % 16 == 15 {
-                tracing::info!(segments = place + 1, of = links.len(), "reading the log");
+            if place % 8 == 7 {
+                let messages = state.totals.messages;
+                tracing::info!(segments = place + 1, of = links.len(), messages, "reading the log");
             }
             if done {
                 break;
