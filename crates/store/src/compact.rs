@@ -86,7 +86,7 @@ impl Engine {
         let snapshot = snapshot.ok_or_else(|| io::Error::other("the index is being opened anew"))?;
         found.extend(snapshot.chunked_in(number).map_err(io::Error::other)?);
         // Without a header no frame can be believed; the index is asked about all messages then.
-        let Some(header) = segment_header(file.as_ref(), number) else { return Ok(found) };
+        let Some(header) = segment_header(file.as_ref(), number)? else { return Ok(found) };
         for item in Scan::new(file.as_ref(), number, header.salt, FIRST_BATCH, Some(end))? {
             if let Found::Frame(_, payload) = item
                 && let Some((Record::Message { message, .. }, _)) = record::decode(&payload)

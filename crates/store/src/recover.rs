@@ -42,7 +42,7 @@ impl Chain {
         let mut claim: Option<(u64, u64, u64)> = None;
         for number in numbers.into_iter().rev() {
             let file = files.open(&segment_name(number))?;
-            let header = segment_header(file.as_ref(), number);
+            let header = segment_header(file.as_ref(), number)?;
             let link = match (claim, &header) {
                 (Some((claimed, ..)), _) if number != claimed => None,
                 (Some((_, end, salt)), _) => Some(Link { number, salt, end: Some(end) }),

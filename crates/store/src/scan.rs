@@ -141,13 +141,26 @@ impl Iterator for Scan<'_> {
     }
 }
 
-/// The header of a segment, from whichever copy is whole.
-pub(crate) fn segment_header(file: &dyn File, number: u64) -> Option<SegmentHeader> {
-    [0, BLOCK].into_iter().find_map(|offset| {
+/// The header of a segment, from whichever copy is whole. An error if there may be one that the disk does not give: what
+/// can't be read is not to be taken for a segment that never was.
+pub(crate) fn segment_header(file: &dyn File, number: u64) -> io::Result<Option<SegmentHeader>> {
+    let mut unread = None;
+    for offset in [0, BLOCK] {
         let mut block = [0; 64];
-        file.read(&mut block, offset).ok()?;
-        SegmentHeader::decode(&block).filter(|header| header.number == number)
-    })
+        match read_stubbornly(file, &mut block, offset) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => continue,
+            Err(error) => {
+                unread = Some(error);
+                continue;
+            }
+        }
+        let header = SegmentHeader::decode(&block).filter(|header| header.number == number);
+        if header.is_some() {
+            return Ok(header);
+        }
+    }
+    unread.map_or(Ok(None), Err)
 }
 
 /// Whether a segment without a header has frames of a second batch: then its header was durable once. Such frames are
@@ -168,7 +181,8 @@ pub(crate) fn has_later_batches(file: &dyn File, number: u64) -> bool {
         }
         from += 1;
     }
-    false
+    // What the disk refuses to read may be one.
+    window.unreadable
 }
 
 /// A part of a file in memory.

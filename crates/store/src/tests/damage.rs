@@ -1,15 +1,17 @@
 //! Damage on disk: found, put away, told, and everything else goes on.
 
-use mail::{Destination, Timestamp};
+use std::sync::Arc;
+
+use mail::{Destination, Randomness, SystemClock, Timestamp};
 
 use super::engine::{commit, commit_together, content, disk, finish, id, ids, open, open_with, options, read, update};
-use crate::Options;
 use crate::engine::Engine;
 use crate::error::ReadError;
 use crate::files::Files;
 use crate::frame::{FIRST_BATCH, HEADER, Header};
 use crate::message::{Delivery, Update};
 use crate::testing::{Disk, Fault};
+use crate::{Metrics, Options};
 
 fn quarantined(disk: &Disk) -> Vec<String> {
     disk.names().into_iter().filter(|name| name.starts_with("quarantine/")).collect()
@@ -250,6 +252,22 @@ fn changes_wait_while_the_index_cannot_be_read_and_are_made_when_it_can() {
     assert_eq!(engine.find(id(7)).unwrap().unwrap().message.deliveries[0], last);
     assert!(engine.checkpoint());
     assert_eq!(open(&disk.crash()).find(id(7)).unwrap().unwrap().message.deliveries, [last]);
+}
+
+#[test]
+fn a_disk_that_does_not_read_at_the_start_costs_nothing() {
+    for times in [4, 5, 6, 7, 12, 1000] {
+        let disk = disk();
+        drop(filled(&disk, 3));
+        disk.fail_at("segment-", Fault::Read, times);
+        let files = Arc::new(disk.clone());
+        let opened = Engine::open(options(), files, Arc::new(SystemClock), Randomness::seeded(1), Metrics::default());
+        // A start that fails can be repeated; mail that is thrown away can't.
+        assert!(opened.is_ok() || times > 6, "{times}");
+        drop(opened);
+        disk.heal();
+        assert_eq!(ids(&open(&disk)), [1, 2, 3], "after {times} failures");
+    }
 }
 
 #[test]
