@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use crate::place::place;
 use crate::queue::{Core, Inner, LOOK, cost};
 use crate::scheduler::fair::Class;
-use crate::scheduler::{DestinationId, Item, Jump, Load, Now, Page, Why};
+use crate::scheduler::{DestinationId, Item, Load, Now, Page, Why};
 
 /// Pages read at a time.
 const LOADS: usize = 16;
@@ -81,7 +81,7 @@ pub(crate) async fn run(inner: &Arc<Inner>) {
     tasks.spawn(recover(inner.clone()));
     loop {
         let (jobs, planned, stopped) = inner.core(|core, now| {
-            let now = inner.look(core, now);
+            inner.look(core, now);
             let jobs: Vec<Job> = std::iter::from_fn(|| core.next_job(now)).collect();
             // While all loaders are at work their end wakes us, not the clock.
             let due = if core.busy.loads < LOADS { core.scheduler.deadline(now) } else { None };
@@ -96,6 +96,8 @@ pub(crate) async fn run(inner: &Arc<Inner>) {
             tasks.spawn(job.run(inner.clone()));
         }
         tokio::select! {
+            // In order, so that a simulation repeats itself.
+            biased;
             () = inner.stirred.notified() => {}
             Some(ended) = tasks.join_next() => {
                 if let Err(error) = ended {
@@ -167,27 +169,13 @@ impl Drop for Slot {
 }
 
 impl Inner {
-    /// A regular look: clocks, what is idle, gauges. Tells what time it is after that.
-    fn look(&self, core: &mut Core, now: Now) -> Now {
-        match core.scheduler.watch_clocks(now) {
-            Some(Jump::Ahead(by)) => {
-                tracing::warn!(seconds = by.as_secs(), "the wall clock jumped ahead; nothing expires for an hour");
-            }
-            Some(Jump::Back(by)) => {
-                tracing::warn!(
-                    seconds = by.as_secs(),
-                    "the wall clock went back; attempts come when they would have come"
-                );
-            }
-            None => {}
-        }
-        let now = core.scheduler.now(now.instant, now.wall());
+    /// A regular look: what is idle, gauges.
+    fn look(&self, core: &mut Core, now: Now) {
         core.scheduler.sweep(now);
         let in_memory = i64::try_from(core.scheduler.len()).unwrap_or(i64::MAX);
         self.metrics.in_memory.set(in_memory);
         self.metrics.destinations.set(i64::try_from(core.scheduler.destinations()).unwrap_or(i64::MAX));
         self.metrics.connections.set(i64::try_from(core.scheduler.connections()).unwrap_or(i64::MAX));
-        now
     }
 
     /// Whether the clock was set back while nobody looked, to judge by what is due last of what is due first.

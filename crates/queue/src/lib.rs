@@ -20,6 +20,8 @@ mod grant;
 mod metrics;
 mod notice;
 mod place;
+#[cfg(feature = "planted")]
+mod planted;
 mod queue;
 mod routing;
 mod scheduler;
@@ -32,6 +34,8 @@ mod verdict;
 pub use control::{Acted, Action, ControlError};
 pub use grant::Grant;
 pub use metrics::Metrics;
+#[cfg(feature = "planted")]
+pub use planted::Planted;
 pub use queue::{Parts, Queue, SubmitError};
 pub use routing::{Explanation, LmtpServer, Match, Route, SettingsError, SmartHost, To};
 pub use scheduler::Windows;

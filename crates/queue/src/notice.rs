@@ -110,12 +110,24 @@ impl Inner {
             return Ok(());
         };
         let report = report.id;
+        #[cfg(feature = "planted")]
+        let settles = self.settle_first(settles).await;
         self.submit_report(dsn.envelope, dsn.content, settles).await?;
         if let Some(action) = action {
             self.metrics.report(action.word());
             self.observer.observe(&Event::Reported { message: id, report, action: action.word(), recipients });
         }
         Ok(())
+    }
+
+    /// The planted fault: what belongs into one change with the report goes before it.
+    #[cfg(feature = "planted")]
+    async fn settle_first(&self, settles: Vec<Update>) -> Vec<Update> {
+        if self.planted.get() != Some(&crate::planted::Planted::OutcomeBeforeReport) {
+            return settles;
+        }
+        self.store.record(settles).await;
+        Vec::new()
     }
 
     async fn submit_report(

@@ -18,7 +18,7 @@ use crate::grant::Grant;
 use crate::metrics::Metrics;
 use crate::routing::{Explanation, SettingsError};
 use crate::scheduler::fair::Class;
-use crate::scheduler::{Item, LaneId, Now, Rider, Scheduler};
+use crate::scheduler::{Item, Jump, LaneId, Now, Rider, Scheduler};
 use crate::settings::{Rules, Settings};
 
 /// Octets for which a message counts as one more in the fair sharing of a lane.
@@ -93,6 +93,8 @@ impl Queue {
             bookkeeping: AtomicUsize::new(0),
             finished: Mutex::default(),
             telling: Mutex::new(HashMap::new()),
+            #[cfg(feature = "planted")]
+            planted: Default::default(),
         })))
     }
 
@@ -180,6 +182,8 @@ pub(crate) struct Inner {
     bookkeeping: AtomicUsize,
     finished: Mutex<Finished>,
     telling: Mutex<HashMap<MessageId, usize>>,
+    #[cfg(feature = "planted")]
+    pub(crate) planted: crate::planted::Slot,
 }
 
 /// The messages whose end was told last.
@@ -216,6 +220,27 @@ pub(crate) struct Core {
     pub(crate) planned: Option<Instant>,
 }
 
+impl Core {
+    /// Reads the clocks. A jump is noticed with the first reading after it: what is decided by the new time of the wall
+    /// clock must not meet a schedule that still has the old one.
+    fn now(&mut self, clock: &dyn Clock) -> Now {
+        let read = self.scheduler.now(clock.instant(), clock.now());
+        match self.scheduler.watch_clocks(read) {
+            None => return read,
+            Some(Jump::Ahead(by)) => {
+                tracing::warn!(seconds = by.as_secs(), "the wall clock jumped ahead; nothing expires for an hour");
+            }
+            Some(Jump::Back(by)) => {
+                tracing::warn!(
+                    seconds = by.as_secs(),
+                    "the wall clock went back; attempts come when they would have come"
+                );
+            }
+        }
+        self.scheduler.now(read.instant, read.wall())
+    }
+}
+
 impl Inner {
     pub(crate) fn rules(&self) -> Arc<Rules> {
         self.rules.read().unwrap_or_else(PoisonError::into_inner).clone()
@@ -224,7 +249,7 @@ impl Inner {
     /// Does something with the scheduler, and then wakes those for whom it made work. Never held over an await.
     pub(crate) fn core<R>(&self, work: impl FnOnce(&mut Core, Now) -> R) -> R {
         let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = core.scheduler.now(self.clock.instant(), self.clock.now());
+        let now = core.now(&*self.clock);
         let result = work(&mut core, now);
         let rung = std::mem::take(&mut core.scheduler.rung);
         let bells: Vec<_> = rung.iter().filter_map(|lane| core.bells.get(lane).cloned()).collect();

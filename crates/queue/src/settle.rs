@@ -131,6 +131,11 @@ impl Inner {
 
     /// A busy delivery's state is durable.
     pub(crate) fn settled(&self, key: Key, scheduled: &[(Destination, Timestamp)]) {
+        #[cfg(feature = "planted")]
+        let scheduled = match self.planted.get() {
+            Some(crate::planted::Planted::LostScheduleEntry) if self.randomness.below(4) == 0 => &[],
+            _ => scheduled,
+        };
         self.core(|core, now| core.scheduler.settled(key, scheduled, now));
         self.settled.notify_waiters();
     }

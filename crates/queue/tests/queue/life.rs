@@ -214,6 +214,22 @@ async fn a_clock_that_goes_back_delays_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_comes_right_after_the_clock_went_back_waits_for_its_time() {
+    let mut house = House::new(|_| ()).await;
+    house.start();
+    house.send("s@sender.example", &["b@example.org"]).await;
+    house.until_empty().await;
+    house.peers.set("a@example.org", Does::Defer);
+    house.clock.jump(-3_600_000);
+    house.send("s@sender.example", &["a@example.org"]).await;
+    house.until(|peers| peers.outcomes("deferred") == 1).await;
+    house.advance(4 * MINUTE).await;
+    assert_eq!(house.peers.attempts_for("a@example.org"), 1);
+    house.advance(MINUTE).await;
+    house.until(|peers| peers.outcomes("deferred") == 2).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_clock_that_went_back_before_the_start_delays_nothing_for_long() {
     let mut house = House::new(|_| ()).await;
     house.start();
