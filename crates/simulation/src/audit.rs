@@ -1,0 +1,207 @@
+//! The ledger against the store: every recipient of every 250 is in exactly one place.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use mail::MessageId;
+use store::{Delivery, DeliveryRecipient, Notice, RecipientStatus, Schedule, Store, StoredMessage};
+
+use crate::ledger::{Hold, Ledger, Stage, State, Told, wants};
+use crate::plan::Fate;
+use crate::scene::Scene;
+
+/// More messages than any world has.
+const ALL: usize = 1_000_000;
+
+/// Holds the ledger against the store as it is at this moment. `True` if the store is empty.
+pub async fn audit(scene: &Scene, store: &Store) -> bool {
+    let Ok(page) = store.page(None, ALL).await else { return false };
+    if scene.life.is_over() {
+        return false;
+    }
+    let empty = page.is_empty();
+    let stored: BTreeMap<MessageId, Arc<StoredMessage>> = page.into_iter().map(|it| (it.id, it)).collect();
+    Audit { ledger: &mut scene.ledger(), stored }.run();
+    empty
+}
+
+/// After the end: nothing is queued any more, and everybody knows what became of his mail.
+pub fn close(ledger: &mut Ledger) {
+    Audit { ledger, stored: BTreeMap::new() }.run();
+    let mut failures = Vec::new();
+    for (token, transaction) in ledger.transactions.iter().enumerate() {
+        let Some(told) = transaction.id.and_then(|id| ledger.told.get(&id)) else { continue };
+        let Some(from) = &transaction.from else { continue };
+        for (at, recipient) in transaction.recipients.iter().enumerate().filter(|(_, it)| it.taken) {
+            let Some(state) = told.recipients.iter().find(|state| state.address == recipient.address) else { continue };
+            let action = match state.end {
+                Some("failed" | "expired") => "failed",
+                _ => continue,
+            };
+            let heard = recipient.reports.iter().any(|(told, _)| told == action);
+            let owed = wants(recipient.notify, action);
+            // A report that nobody takes is the end of it.
+            let mut reports = told.reports.iter().filter(|(_, of)| *of == action);
+            let lost = reports.any(|(report, _)| is_over(&ledger.told, *report)) || undelivered(&ledger.told, from);
+            if owed && !heard && !lost {
+                let found = format!("t{token}-{at} is {action}, and {from} never heard of it");
+                failures.push(("every sender is told what he is owed", found));
+            }
+        }
+    }
+    for (invariant, found) in failures {
+        ledger.fail(invariant, found);
+    }
+}
+
+/// Whether a report came to its end undelivered, or in a crash.
+fn is_over(told: &BTreeMap<MessageId, Told>, report: MessageId) -> bool {
+    told.get(&report).is_some_and(|report| {
+        report.gone || report.recipients.iter().all(|state| state.end.is_some_and(|end| end != "delivered"))
+    })
+}
+
+/// Whether a report to that address, of which a crash kept the process from telling, came to its end undelivered.
+fn undelivered(told: &BTreeMap<MessageId, Told>, address: &str) -> bool {
+    let to = |report: &Told| report.recipients.iter().any(|state| state.address == address);
+    told.iter().any(|(id, report)| report.token.is_none() && to(report) && is_over(told, *id))
+}
+
+struct Audit<'a> {
+    ledger: &'a mut Ledger,
+    stored: BTreeMap<MessageId, Arc<StoredMessage>>,
+}
+
+impl Audit<'_> {
+    fn run(&mut self) {
+        self.follow();
+        self.reports();
+        let mut failures = Vec::new();
+        for token in 0..self.ledger.transactions.len() {
+            failures.extend(self.transaction(token));
+        }
+        for (invariant, found) in failures {
+            self.ledger.fail(invariant, found);
+        }
+    }
+
+    /// Messages of which a crash kept the process from telling.
+    fn follow(&mut self) {
+        for (id, stored) in &self.stored {
+            if !self.ledger.told.contains_key(id) {
+                let address = stored.envelope.recipients.first().and_then(|it| it.path.mailbox());
+                let address = address.map(ToString::to_string).unwrap_or_default();
+                let known = self.ledger.recipient(&address).is_some();
+                let token = crate::ledger::numbers(&address).filter(|_| known).map(|(token, _)| token);
+                self.ledger.follow(*id, token, &stored.envelope);
+                if let Some(transaction) = token.and_then(|token| self.ledger.transactions.get_mut(token)) {
+                    transaction.id.get_or_insert(*id);
+                }
+            }
+        }
+    }
+
+    /// Reports that are gone without a word were ended by an attempt just before a crash.
+    fn reports(&mut self) {
+        for (id, told) in &mut self.ledger.told {
+            let open = told.recipients.iter().any(|state| state.end.is_none());
+            if told.token.is_none() && open && !self.stored.contains_key(id) {
+                told.gone = true;
+            }
+        }
+    }
+
+    fn transaction(&self, token: usize) -> Vec<(&'static str, String)> {
+        let transaction = &self.ledger.transactions[token];
+        let told = transaction.id.and_then(|id| self.ledger.told.get(&id));
+        if told.is_none() && transaction.stage != Stage::Acknowledged {
+            return Vec::new();
+        }
+        let stored = transaction.id.and_then(|id| self.stored.get(&id));
+        let mut failures = Vec::new();
+        for (at, recipient) in transaction.recipients.iter().enumerate().filter(|(_, it)| it.taken) {
+            let state = told.and_then(|told| told.recipients.iter().find(|state| state.address == recipient.address));
+            let found = stored.and_then(|stored| find(stored, &recipient.address));
+            failures.extend(match found {
+                Some((delivery, at)) => in_store(&recipient.address, delivery, at, state),
+                None => self.absent(token, at, state),
+            });
+        }
+        failures
+    }
+
+    /// The store no longer has anything to do for a recipient: somebody must know why.
+    fn absent(&self, token: usize, at: usize, state: Option<&State>) -> Option<(&'static str, String)> {
+        let transaction = &self.ledger.transactions[token];
+        let recipient = &transaction.recipients[at];
+        if state.is_some_and(|state| state.end.is_some() || state.may_be_removed) {
+            return None;
+        }
+        let owed = transaction.from.is_some() && wants(recipient.notify, "failed");
+        // A report about it is known, or under way: one that came here says so itself.
+        let reported = !recipient.reports.is_empty()
+            || transaction.from.as_ref().is_some_and(|from| self.report_to(from))
+            || transaction.id.and_then(|id| self.ledger.told.get(&id)).is_some_and(|told| !told.reports.is_empty());
+        // Nobody is to be told, and nothing but its host or its age ended it.
+        let ended_silently = !owed && recipient.arrivals.is_empty();
+        if !recipient.arrivals.is_empty() || reported || ended_silently {
+            return None;
+        }
+        let address = &recipient.address;
+        let kind = if recipient.fate == Fate::Good { "" } else { ", which no host takes" };
+        Some(("no accepted recipient is lost", format!("{address}{kind} is nowhere, and nobody was told")))
+    }
+
+    fn report_to(&self, address: &str) -> bool {
+        self.ledger
+            .told
+            .values()
+            .any(|told| told.token.is_none() && told.recipients.iter().any(|state| state.address == address))
+    }
+}
+
+/// A recipient of a message, with the delivery that it is in.
+fn find<'a>(stored: &'a StoredMessage, address: &str) -> Option<(&'a Delivery, &'a DeliveryRecipient)> {
+    let place = stored
+        .envelope
+        .recipients
+        .iter()
+        .position(|recipient| recipient.path.mailbox().is_some_and(|mailbox| mailbox.to_string() == address))?;
+    let deliveries = stored.deliveries.iter();
+    deliveries
+        .filter_map(|delivery| {
+            Some((delivery, delivery.recipients.iter().find(|recipient| recipient.index as usize == place)?))
+        })
+        .next()
+}
+
+/// What the store says of a recipient against what was told of it.
+fn in_store(
+    address: &str,
+    delivery: &Delivery,
+    recipient: &DeliveryRecipient,
+    state: Option<&State>,
+) -> Option<(&'static str, String)> {
+    let state = state?;
+    match &recipient.status {
+        RecipientStatus::Pending => {
+            if let Some(end) = state.end {
+                return Some(("what is told is durable", format!("{address} was told as {end}, and is queued")));
+            }
+            let held = matches!(delivery.when(), Schedule::Held(_));
+            if delivery.when() == Schedule::Finished {
+                return Some(("what is pending is scheduled", format!("{address} is pending and finished")));
+            }
+            (state.hold == Hold::Firm && !held)
+                .then(|| ("a hold is durable", format!("{address} was held, and is scheduled")))
+        }
+        RecipientStatus::Final { outcome, notice } => {
+            if let Some(end) = state.end.filter(|end| *end != outcome.word()) {
+                let now = outcome.word();
+                return Some(("a recipient has one end", format!("{address} was told as {end}, and is {now}")));
+            }
+            (*notice == Notice::Owed && delivery.when() == Schedule::Finished)
+                .then(|| ("what is owed is scheduled", format!("a report about {address} is owed, and finished")))
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! A run: life after life until harm has ceased and the queue is empty.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mail::Randomness;
+use queue::{Action, Selection};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::audit;
+use crate::clock::SimClock;
+use crate::harm::Harm;
+use crate::house::{CONTENT_MEMORY, House};
+use crate::ledger::{Counts, Failure, Hold};
+use crate::life::{Death, Life};
+use crate::network::Places;
+use crate::plan::Options;
+use crate::scene::{Scene, World};
+use crate::sender;
+
+/// How a run went.
+#[derive(Debug)]
+pub struct Report {
+    /// What decided it.
+    pub options: Options,
+    /// The first thing that did not hold.
+    pub failure: Option<Failure>,
+    /// What was counted.
+    pub counts: Counts,
+    /// The story as one number: the same for the same options.
+    pub hash: u64,
+    /// Lines of the story, if they were kept.
+    pub lines: Vec<String>,
+}
+
+/// How a life ended.
+enum Ended {
+    /// The process died; the world goes on at that age.
+    Died(Duration),
+    /// All is done, or something does not hold.
+    Done,
+}
+
+/// How often the ledger is held against the store.
+const AUDITS: Duration = Duration::from_secs(300);
+/// Beyond everything that may still have to come, the time in which the queue becomes empty when harm has ceased.
+const DRAIN: Duration = Duration::from_secs(6 * 3600);
+/// The most lives of a run.
+const MOST_LIVES: u32 = 200;
+
+/// Runs a world to its end. `keeps_text`: keep the story for people.
+pub fn run(options: &Options, keeps_text: bool) -> Report {
+    let world = World::new(options.clone(), keeps_text);
+    let mut age = Duration::ZERO;
+    let mut harms = 0;
+    for number in 1..=MOST_LIVES {
+        world.ledger().life = number;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        let Ok(runtime) = runtime else { break };
+        let ended = runtime.block_on(live(&world, age, &mut harms));
+        drop(runtime);
+        match ended {
+            Ended::Died(at) => age = at,
+            Ended::Done => break,
+        }
+    }
+    let mut ledger = world.ledger();
+    ledger.counts.age = ledger.age;
+    Report {
+        options: options.clone(),
+        failure: ledger.failure.clone(),
+        counts: ledger.counts.clone(),
+        hash: ledger.trace.hash(),
+        lines: ledger.trace.take_lines(),
+    }
+}
+
+/// One life, and the time until the next.
+async fn live(world: &Arc<World>, age: Duration, harms: &mut usize) -> Ended {
+    let random = Randomness::seeded(world.random.next_u64());
+    let scene = Arc::new(Scene {
+        world: world.clone(),
+        life: Arc::new(Life::new(Randomness::seeded(world.random.next_u64()))),
+        clock: SimClock::new(&world.skew, age),
+        places: Places::default(),
+        alarm: Notify::new(),
+    });
+    let number = world.ledger().life;
+    scene.note(format_args!("life {number} begins"));
+    let mut pause = Duration::from_secs(1 + world.random.below(20) as u64);
+    match House::open(&scene, &random) {
+        Ok(house) => {
+            let house = Arc::new(house);
+            audit::audit(&scene, &house.store).await;
+            let mut outside = people(&scene, &house);
+            let done = tokio::select! {
+                biased;
+                () = scene.alarm.notified() => true,
+                () = scene.life.ended() => false,
+                () = events(&scene, &house, harms, &mut pause) => true,
+            };
+            if done {
+                return Ended::Done;
+            }
+            // What is on its way may still arrive; senders find their connections broken.
+            scene.note(format_args!("the process dies: {:?}", scene.life.death()));
+            let _ = timeout(pause, async { while outside.join_next().await.is_some() {} }).await;
+        }
+        Err(error) => {
+            scene.note(format_args!("the store does not open: {error}"));
+            if world.is_calm() && !scene.life.is_over() {
+                scene.ledger().fail("the store opens when nothing is wrong", error.to_string());
+                return Ended::Done;
+            }
+        }
+    }
+    sleep(Duration::from_secs(1)).await;
+    if scene.life.is_over() && scene.life.death() == Death::PowerCut {
+        world.put_disk(world.disk().restart(world.random.next_u64()));
+    }
+    world.clear();
+    world.ledger().died();
+    Ended::Died(scene.clock.age())
+}
+
+/// The senders.
+fn people(scene: &Arc<Scene>, house: &House) -> JoinSet<()> {
+    let mut mailings: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    for (place, mailing) in scene.world.plan.mailings.iter().enumerate() {
+        if scene.world.progress(place).next.is_some() {
+            mailings.entry(mailing.sender).or_default().push(place);
+        }
+    }
+    let door = sender::door(scene, &house.reception, scene.world.plan.policy.incoming);
+    let mut senders = JoinSet::new();
+    for (number, own) in mailings {
+        senders.spawn(sender::run(scene.clone(), number, own, door.clone()));
+    }
+    senders
+}
+
+/// Harm in its order, audits in between, and the end.
+async fn events(scene: &Arc<Scene>, house: &Arc<House>, harms: &mut usize, pause: &mut Duration) {
+    let world = &scene.world;
+    let (mut audited, mut released) = (scene.clock.age(), Duration::ZERO);
+    let policy = &world.plan.policy;
+    loop {
+        let age = scene.clock.age();
+        world.let_pass(age);
+        while let Some((_, harm)) = world.plan.harms.get(*harms).filter(|(at, _)| *at <= age) {
+            *harms += 1;
+            scene.note(format_args!("{harm:?}"));
+            inflict(scene, house, harm, pause).await;
+        }
+        if age >= world.plan.calm && !world.is_calm() {
+            scene.life.dies_at_last();
+            scene.note(format_args!("harm ceases"));
+            world.calm_down();
+        }
+        if age >= audited + AUDITS {
+            audited = age;
+            within_limits(scene, house);
+            let empty = audit::audit(scene, &house.store).await;
+            if world.is_calm() {
+                if empty && world.all_sent() {
+                    audit::close(&mut scene.ledger());
+                    scene.note(format_args!("all is done"));
+                    return;
+                }
+                // What was accepted before the clock went back is that much younger.
+                if age >= world.plan.calm + policy.retry.expire + policy.backoff.most + world.skew.back() + DRAIN {
+                    return starved(scene, house).await;
+                }
+                if age >= released + 4 * AUDITS {
+                    released = age;
+                    command(scene, house, Action::Release, Selection::everything()).await;
+                }
+            }
+        }
+        let next = world.plan.harms.get(*harms).map_or(Duration::MAX, |(at, _)| *at);
+        let calm = if world.is_calm() { Duration::MAX } else { world.plan.calm };
+        let wait = next.min(calm).min(audited + AUDITS).saturating_sub(age).min(Duration::from_secs(60));
+        sleep(wait.max(Duration::from_millis(1))).await;
+    }
+}
+
+async fn inflict(scene: &Arc<Scene>, house: &Arc<House>, harm: &Harm, pause: &mut Duration) {
+    let world = &scene.world;
+    let age = scene.clock.age();
+    match harm {
+        Harm::Death { how, at_outcome, steps, pause: length } => {
+            *pause = *length;
+            match at_outcome {
+                true => scene.life.dies_after_outcome(*steps, *how),
+                false => scene.life.dies_after(*steps, *how),
+            }
+        }
+        Harm::Disk { fault, times } => world.disk().fail(*fault, *times),
+        Harm::Full { lasts } => world.fill_disk(age + *lasts),
+        Harm::Dns { mood, lasts } => world.put_dns(*mood, age + *lasts),
+        Harm::Clock { millis } => world.skew.jump(*millis),
+        Harm::Hosts { site, often, lasts } => world.put_site(*site, *often, age + *lasts),
+        Harm::Senders { often, lasts } => world.put_senders(*often, age + *lasts),
+        Harm::Operator { action, everything } => {
+            let id = {
+                let ledger = scene.ledger();
+                let open = |told: &&mail::MessageId| ledger.told[*told].recipients.iter().any(|it| it.end.is_none());
+                let open: Vec<mail::MessageId> = ledger.told.keys().filter(open).copied().collect();
+                (!open.is_empty()).then(|| open[world.random.below(open.len())])
+            };
+            let selection = match id {
+                _ if *everything => Selection::everything(),
+                Some(id) => Selection::message(id),
+                None => return,
+            };
+            command(scene, house, *action, selection).await;
+        }
+    }
+}
+
+/// An operator's command, written down before and after.
+async fn command(scene: &Arc<Scene>, house: &Arc<House>, action: Action, selection: Selection) {
+    let meant = |id: &mail::MessageId| selection.id.is_none_or(|it| it == *id);
+    {
+        let mut ledger = scene.ledger();
+        for state in ledger.told.iter_mut().filter(|(id, _)| meant(id)).flat_map(|(_, told)| &mut told.recipients) {
+            // Until it is over nobody knows.
+            state.hold = Hold::Perhaps;
+            state.may_be_removed |= action == Action::Remove;
+            state.next = None;
+        }
+    }
+    let acted = house.queue.act(action, &selection, "operator", "simulation").await;
+    if acted.as_ref().map_or(true, |acted| acted.changed > 0) || !scene.world.is_calm() {
+        scene.note(format_args!("{action:?} {:?}: {acted:?}", selection.id));
+    }
+    if scene.life.is_over() {
+        return;
+    }
+    let Ok(acted) = acted else { return };
+    let certain = acted.busy == 0 && acted.in_flight == 0 && selection.id.is_some();
+    let mut ledger = scene.ledger();
+    for state in ledger.told.iter_mut().filter(|(id, _)| meant(id)).flat_map(|(_, told)| &mut told.recipients) {
+        match action {
+            Action::Hold if certain && acted.recipients > 0 && state.end.is_none() && !state.flying => {
+                state.hold = Hold::Firm;
+            }
+            Action::Release if certain => state.hold = Hold::No,
+            _ => {}
+        }
+    }
+}
+
+/// What may never grow beyond its bound.
+fn within_limits(scene: &Scene, house: &House) {
+    let policy = &scene.world.plan.policy;
+    let in_memory = usize::try_from(house.metrics.in_memory.get()).unwrap_or(0);
+    let in_flight = u64::try_from(house.incoming.in_flight_bytes.get()).unwrap_or(0);
+    let content = house.store.status().content_memory;
+    let mut ledger = scene.ledger();
+    if in_memory > policy.in_memory {
+        ledger.fail("deliveries in memory keep to the limit", format!("{in_memory} of {}", policy.in_memory));
+    }
+    if in_flight > policy.in_flight {
+        ledger.fail("content in flight keeps to the limit", format!("{in_flight} of {}", policy.in_flight));
+    }
+    if content > CONTENT_MEMORY {
+        ledger.fail("content in memory keeps to the limit", format!("{content} of {CONTENT_MEMORY}"));
+    }
+    if house.incoming.panics.get() > 0 {
+        ledger.fail("nothing panics", "a session did".into());
+    }
+}
+
+/// The queue should be empty long since.
+async fn starved(scene: &Scene, house: &House) {
+    let page = house.store.page(None, 3).await.unwrap_or_default();
+    let left: Vec<String> = page
+        .iter()
+        .flat_map(|stored| stored.deliveries.iter().map(|delivery| (stored.id, delivery)))
+        .map(|(id, delivery)| format!("{id} to {}: {:?}", delivery.destination, delivery.when()))
+        .collect();
+    let found = if left.is_empty() { "a sender is never done".to_owned() } else { left.join("; ") };
+    scene.ledger().fail("when harm has ceased the queue becomes empty", found);
+}

@@ -1,0 +1,95 @@
+//! What `./dev test` runs of the simulation: the first 500 seeds, repetition, and the faults that were put in on purpose.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use simulation::{Options, Planted, Report, run};
+
+/// The default number of seeds.
+const SEEDS: u64 = 500;
+
+/// Runs seeds on a few threads until one fails or all are done; the report of the first that failed.
+fn first_failure(options: impl Fn(u64) -> Options + Sync, seeds: u64) -> Option<Report> {
+    let next = AtomicU64::new(1);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(4);
+    std::thread::scope(|scope| {
+        let work = || {
+            let mut found: Option<Report> = None;
+            while found.is_none() {
+                let seed = next.fetch_add(1, Ordering::Relaxed);
+                if seed > seeds {
+                    break;
+                }
+                found = Some(run(&options(seed), false)).filter(|report| report.failure.is_some());
+            }
+            if found.is_some() {
+                next.store(seeds + 1, Ordering::Relaxed);
+            }
+            found
+        };
+        let working: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let found = working.into_iter().filter_map(|thread| thread.join().expect("no world panics"));
+        found.min_by_key(|report| report.options.seed)
+    })
+}
+
+#[test]
+fn what_must_hold_holds_in_five_hundred_worlds() {
+    if let Some(report) = first_failure(Options::seed, SEEDS) {
+        let failure = report.failure.expect("only failures are found");
+        panic!("{}: {}\nreplay: {}", failure.invariant, failure.found, report.options.command());
+    }
+}
+
+#[test]
+fn a_seed_decides_everything() {
+    for seed in 1..=20 {
+        let (once, again) = (run(&Options::seed(seed), false), run(&Options::seed(seed), true));
+        assert_eq!((once.hash, once.counts), (again.hash, again.counts), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_world_has_all_that_it_should_have() {
+    let reports: Vec<Report> = (1..=40).map(|seed| run(&Options::seed(seed), false)).collect();
+    let sum = |count: fn(&Report) -> u64| reports.iter().map(count).sum::<u64>();
+    assert!(sum(|report| report.counts.arrived) > 100);
+    assert!(sum(|report| report.counts.reports) > 10);
+    assert!(sum(|report| report.counts.deaths) > 10);
+    assert!(sum(|report| report.counts.duplicates) > 0, "some replies are lost");
+}
+
+fn is_found(planted: Planted) {
+    let with = |seed| Options { planted: Some(planted), ..Options::seed(seed) };
+    let report = first_failure(with, SEEDS).unwrap_or_else(|| panic!("{} is not found", planted.word()));
+    println!("{}: seed {}: {:?}", planted.word(), report.options.seed, report.failure);
+}
+
+#[test]
+fn an_ack_before_the_sync_is_found() {
+    is_found(Planted::AckBeforeSync);
+}
+
+#[test]
+fn an_outcome_before_its_report_is_found() {
+    is_found(Planted::OutcomeBeforeReport);
+}
+
+#[test]
+fn a_lost_schedule_entry_is_found() {
+    is_found(Planted::LostScheduleEntry);
+}
+
+#[test]
+fn a_delivery_popped_twice_is_found() {
+    is_found(Planted::DoublePop);
+}
+
+#[test]
+fn a_retry_without_bound_is_found() {
+    is_found(Planted::RetryWithoutBound);
+}
+
+#[test]
+fn a_report_for_nobody_is_found() {
+    is_found(Planted::ReportForNull);
+}
