@@ -62,14 +62,14 @@ pub struct Finding {
     pub wrong: Vec<String>,
     /// Milliseconds until the server was ready.
     pub start: u64,
-    /// Whether the index had to be built anew.
-    pub rebuilt: bool,
+    /// Why the index had to be built anew, if it had to be.
+    pub rebuilt: Option<String>,
     /// Whether all that was left was delivered.
     pub drained: bool,
     /// How often the power went once more during the start.
     pub again: u64,
-    /// Of those, after how many the index had to be built anew.
-    pub rebuilt_again: u64,
+    /// Why the index had to be built anew after that.
+    pub rebuilt_again: Vec<String>,
 }
 
 /// A place to try cuts in, one after the other.
@@ -158,7 +158,8 @@ impl Bench {
         }
         let listed = server.command(&["queue", "list", "--json", "--limit", "1000000"]).json();
         let log = server.kill();
-        finding.rebuilt = log.iter().any(|line| line["event"] == "building the index anew from the log");
+        let rebuilt = log.iter().find(|line| line["event"] == "building the index anew from the log");
+        finding.rebuilt = rebuilt.map(|line| line["why"].as_str().unwrap_or_default().to_owned());
         let errors = log.iter().filter(|line| line["level"] == "error");
         finding.wrong.extend(errors.map(|line| format!("the log says {line}")));
         plan.compare(cut, &Queue::of(&listed), &mut finding);
@@ -186,7 +187,7 @@ impl Bench {
             let fate = Fate::new(cut.fate.randomness().clone(), Belief::All);
             let found = self.look(plan, cut, &history.disk.after_cut(moment, &fate));
             finding.again += 1;
-            finding.rebuilt_again += u64::from(found.rebuilt);
+            finding.rebuilt_again.extend(found.rebuilt);
             let about = |wrong: String| format!("cut again at line {moment} ({}): {wrong}", fate.describe());
             finding.wrong.extend(found.wrong.into_iter().map(about));
         }

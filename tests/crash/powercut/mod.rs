@@ -9,6 +9,7 @@ mod history;
 mod recording;
 mod trace;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -90,13 +91,13 @@ struct Totals {
     cuts: u64,
     drained: u64,
     again: u64,
-    rebuilt_again: u64,
     recipients: u64,
     queued: u64,
     delivered: u64,
     told: u64,
     twice: u64,
-    rebuilt: u64,
+    /// Why, and how often.
+    rebuilt: BTreeMap<String, u64>,
     starts: Vec<u64>,
     wrong: Vec<(u64, Vec<String>)>,
     time: Duration,
@@ -158,9 +159,10 @@ impl Totals {
         self.delivered += finding.delivered;
         self.told += finding.told;
         self.twice += finding.twice;
-        self.rebuilt += u64::from(finding.rebuilt);
+        for why in finding.rebuilt.into_iter().chain(finding.rebuilt_again) {
+            *self.rebuilt.entry(why).or_default() += 1;
+        }
         self.again += finding.again;
-        self.rebuilt_again += finding.rebuilt_again;
         self.starts.push(finding.start);
         if !finding.wrong.is_empty() {
             self.wrong.push((number, finding.wrong));
@@ -173,6 +175,7 @@ impl Totals {
         let median = starts.get(starts.len() / 2).copied().unwrap_or(0);
         let most = starts.last().copied().unwrap_or(0);
         let messages = plan.history.acknowledged.len();
+        let rebuilds: u64 = self.rebuilt.values().sum();
         let Work { checkpoints, compacted } = plan.ledger.work;
         eprintln!(
             "recorded: {} lines, {messages} messages acknowledged, {checkpoints} checkpoints, {compacted} messages \
@@ -183,7 +186,7 @@ impl Totals {
         eprintln!(
             "{} cuts: {} recipients looked for, {} in the queue, {} delivered, {} told to the sender, {} to arrive twice; \
              {} cuts delivered to the end; the power went once more during the start {} times; the index was built anew \
-             {} times, and {} times after a second cut; start {median} ms in the median, {most} ms at most; {} cuts bad; \
+             {rebuilds} times {:?}; start {median} ms in the median, {most} ms at most; {} cuts bad; \
              {} s",
             self.cuts,
             self.recipients,
@@ -194,7 +197,6 @@ impl Totals {
             self.drained,
             self.again,
             self.rebuilt,
-            self.rebuilt_again,
             self.wrong.len(),
             self.time.as_secs(),
         );
@@ -202,7 +204,7 @@ impl Totals {
             "cuts": self.cuts, "seed": plan.seed, "lines": plan.history.end, "messages": messages,
             "recipients": self.recipients, "queued": self.queued, "delivered": self.delivered, "told": self.told,
             "twice": self.twice, "drained": self.drained, "cut_again": self.again,
-            "index_rebuilds": self.rebuilt + self.rebuilt_again, "checkpoints": checkpoints, "compacted": compacted,
+            "index_rebuilds": rebuilds, "checkpoints": checkpoints, "compacted": compacted,
             "start_ms": { "median": median, "most": most }, "bad": self.wrong, "seconds": self.time.as_secs(),
         });
         options::report("POSTRIDER_POWERCUT_JSON", &totals);
