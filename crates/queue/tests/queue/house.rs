@@ -149,6 +149,8 @@ impl House {
             for _ in 0..20 {
                 tokio::task::yield_now().await;
             }
+            // The store's threads answer in real time.
+            tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_millis(2))).await.unwrap();
         }
         tokio::time::advance(Duration::from_millis(2)).await;
     }
