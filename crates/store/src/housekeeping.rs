@@ -35,6 +35,8 @@ pub(crate) struct Housekeeping {
     write_failed: bool,
     reopened: Option<Instant>,
     reopen_failures: u32,
+    /// Why the index could not be mended when that was logged last: a round comes every quarter of a second.
+    complaint: Option<String>,
 }
 
 impl Housekeeping {
@@ -46,6 +48,7 @@ impl Housekeeping {
             write_failed: false,
             reopened: None,
             reopen_failures: 0,
+            complaint: None,
         }
     }
 }
@@ -144,7 +147,12 @@ impl Engine {
         let hopeless = matches!(trouble, IndexError::Broken(_)) || (relapse && !keeping.write_failed);
         let mended = match if hopeless { Ok(None) } else { self.reopen(keeping) } {
             Ok(Some(opened)) => Ok(opened),
-            Ok(None) => self.rebuild(),
+            Ok(None) => {
+                if keeping.complaint.is_none() {
+                    tracing::warn!("building the index anew from the log");
+                }
+                self.rebuild()
+            }
             Err(error) => Err(error.into()),
         };
         match mended {
@@ -152,11 +160,18 @@ impl Engine {
                 keeping.index = Some(index);
                 keeping.reopened = Some(now);
                 keeping.reopen_failures = 0;
+                keeping.complaint = None;
                 self.clear_trouble();
                 let landed = if landed { keeping.pending.take() } else { None };
                 self.catch_up(Arc::new(snapshot), landed.map(|(_, checkpoint)| checkpoint));
             }
-            Err(error) => tracing::error!(%error, "the store's index cannot be mended yet"),
+            Err(error) => {
+                let complaint = error.to_string();
+                if keeping.complaint.as_ref() != Some(&complaint) {
+                    tracing::error!(error = complaint, "the store's index cannot be mended yet");
+                }
+                keeping.complaint = Some(complaint);
+            }
         }
     }
 
@@ -183,7 +198,6 @@ impl Engine {
 
     /// Builds the index from the log, up to where it should be.
     fn rebuild(&self) -> Result<Opened, OpenError> {
-        tracing::warn!("building the index anew from the log");
         self.metrics.rebuilds.inc();
         let (mut numbers, until) = {
             let state = self.state();
