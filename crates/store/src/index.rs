@@ -158,7 +158,7 @@ impl<'t> Tables<'t> {
     }
 
     fn write(&mut self, overlay: &Overlay, checkpoint: &Checkpoint) -> Result<(), redb::Error> {
-        let touched = overlay.changed_destinations().map(|destination| (destination.clone(), Vec::new()));
+        let touched = overlay.deltas().map(|(destination, _)| (destination.clone(), Vec::new()));
         let mut schedule: Changes = touched.collect();
         for (id, entry) in overlay.entries() {
             self.message(*id, entry, &mut schedule)?;

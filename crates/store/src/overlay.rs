@@ -122,9 +122,9 @@ impl Overlay {
         self.entries.range((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded))
     }
 
-    /// Whose counters differ, in no order.
-    pub fn changed_destinations(&self) -> impl Iterator<Item = &Destination> {
-        self.deltas.keys()
+    /// How counters differ, in no order.
+    pub fn deltas(&self) -> impl Iterator<Item = (&Destination, &Delta)> {
+        self.deltas.iter()
     }
 
     pub fn delta(&self, destination: &Destination) -> Delta {

@@ -4,7 +4,7 @@
 //! the same, what the layers say of that window is added and what they make void is left out. Each window is true at one
 //! moment; a message that changes while somebody pages through may be met twice or not at all.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use crate::engine::Engine;
 use crate::error::{IndexError, ReadError};
 use crate::index::{Snapshot, Waiting};
 use crate::message::{Counters, Cursor, Due, StoredMessage};
+use crate::overlay::{Delta, Overlay};
 use crate::state::State;
 
 /// How often a window is read anew because a checkpoint came in between.
@@ -93,12 +94,24 @@ impl Engine {
 
     /// All destinations with something scheduled or held.
     pub fn destinations(&self) -> Result<Vec<(Destination, Counters)>, ReadError> {
-        let (waiting, changed) = self.with_snapshot(Snapshot::destinations, merge_counters)?;
+        let (mut waiting, deltas) =
+            self.with_snapshot(Snapshot::destinations, |state, waiting| (waiting, layered(state)))?;
+        let mut changed = BTreeMap::<_, Delta>::new();
+        for (destination, delta) in deltas {
+            let sum = changed.entry(destination).or_default();
+            sum.queued += delta.queued;
+            sum.held += delta.held;
+        }
+        for (destination, delta) in &changed {
+            let counted = waiting.entry(destination.clone()).or_default();
+            counted.queued = counted.queued.saturating_add_signed(delta.queued);
+            counted.held = counted.held.saturating_add_signed(delta.held);
+        }
         let mut found = Vec::with_capacity(waiting.len());
         for (destination, Waiting { queued, held, earliest }) in waiting {
             let earliest_due = match queued {
                 0 => None,
-                _ if changed.contains(&destination) => {
+                _ if changed.contains_key(&destination) => {
                     self.due(&destination, None, Timestamp::MAX, 1)?.first().map(|due| due.due)
                 }
                 _ => Some(earliest),
@@ -176,21 +189,8 @@ fn merge_messages(
     merged
 }
 
-/// The counters as the layers change them, and which destinations that concerns.
-fn merge_counters(
-    state: &State,
-    mut waiting: BTreeMap<Destination, Waiting>,
-) -> (BTreeMap<Destination, Waiting>, BTreeSet<Destination>) {
-    let layers = [Some(&state.active), state.frozen.as_deref()];
-    let layers: Vec<_> = layers.into_iter().flatten().collect();
-    let changed: BTreeSet<Destination> =
-        layers.iter().flat_map(|layer| layer.changed_destinations()).cloned().collect();
-    for destination in &changed {
-        let counted = waiting.entry(destination.clone()).or_default();
-        let deltas = layers.iter().map(|layer| layer.delta(destination));
-        let (queued, held) = deltas.fold((0, 0), |(queued, held), delta| (queued + delta.queued, held + delta.held));
-        counted.queued = counted.queued.saturating_add_signed(queued);
-        counted.held = counted.held.saturating_add_signed(held);
-    }
-    (waiting, changed)
+/// How the layers change the counters of destinations: little is done under the lock.
+fn layered(state: &State) -> Vec<(Destination, Delta)> {
+    let layers = [Some(&state.active), state.frozen.as_deref()].into_iter().flatten();
+    layers.flat_map(Overlay::deltas).map(|(destination, delta)| (destination.clone(), *delta)).collect()
 }

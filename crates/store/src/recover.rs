@@ -163,7 +163,7 @@ impl Recovery<'_> {
         let empty = Checkpoint::new(Position::default(), Default::default(), Default::default());
         index.write(&Default::default(), &empty)?;
         let mut state = self.state(&index, &empty)?;
-        self.replay((&index, self.options.lag_messages), &mut state, &chain, until)?;
+        self.replay((&index, self.options.checkpoint_messages), &mut state, &chain, until)?;
         Ok((index, state, chain))
     }
 
