@@ -46,6 +46,8 @@ enum Ended {
 
 /// How often the ledger is held against the store.
 const AUDITS: Duration = Duration::from_secs(300);
+/// The same in a large world, where it takes a while.
+const LARGE_AUDITS: Duration = Duration::from_secs(6 * 3600);
 /// Beyond everything that may still have to come, the time in which the queue becomes empty when harm has ceased.
 const DRAIN: Duration = Duration::from_secs(6 * 3600);
 /// The most lives of a run.
@@ -147,6 +149,7 @@ async fn events(scene: &Arc<Scene>, house: &Arc<House>, harms: &mut usize, pause
     let world = &scene.world;
     let (mut audited, mut released) = (scene.clock.age(), Duration::ZERO);
     let policy = &world.plan.policy;
+    let audits = if world.options.large { LARGE_AUDITS } else { AUDITS };
     loop {
         let age = scene.clock.age();
         world.let_pass(age);
@@ -160,7 +163,7 @@ async fn events(scene: &Arc<Scene>, house: &Arc<House>, harms: &mut usize, pause
             scene.note(format_args!("harm ceases"));
             world.calm_down();
         }
-        if age >= audited + AUDITS {
+        if age >= audited + audits {
             audited = age;
             within_limits(scene, house);
             let empty = audit::audit(scene, &house.store).await;
@@ -174,7 +177,7 @@ async fn events(scene: &Arc<Scene>, house: &Arc<House>, harms: &mut usize, pause
                 if age >= world.plan.calm + policy.retry.expire + policy.backoff.most + world.skew.back() + DRAIN {
                     return starved(scene, house).await;
                 }
-                if age >= released + 4 * AUDITS {
+                if age >= released + 4 * audits {
                     released = age;
                     command(scene, house, Action::Release, Selection::everything()).await;
                 }
@@ -182,7 +185,7 @@ async fn events(scene: &Arc<Scene>, house: &Arc<House>, harms: &mut usize, pause
         }
         let next = world.plan.harms.get(*harms).map_or(Duration::MAX, |(at, _)| *at);
         let calm = if world.is_calm() { Duration::MAX } else { world.plan.calm };
-        let wait = next.min(calm).min(audited + AUDITS).saturating_sub(age).min(Duration::from_secs(60));
+        let wait = next.min(calm).min(audited + audits).saturating_sub(age).min(Duration::from_secs(60));
         sleep(wait.max(Duration::from_millis(1))).await;
     }
 }
