@@ -34,8 +34,8 @@ MOST = {"1k": 60000, "10k": 60000, "100k": 8000}
 class Tools:
     """The generator and the sink, in a control group of their own."""
 
-    def __init__(self, work):
-        self.work, self.group = work, Group("postrider-bench-tools")
+    def __init__(self, work, group="postrider-bench-tools"):
+        self.work, self.group = work, Group(group)
         self.group.end()
         os.makedirs(work + "/etc")
         open(work + "/etc/main.cf", "w").write("myhostname = gen.test\nmydomain = test\n")
@@ -47,6 +47,10 @@ class Tools:
     def spawn(self, name, *arguments, **more):
         command = [self.programs + name, *arguments]
         return subprocess.Popen(command, preexec_fn=self.group.join, env=self.env, **more)
+
+    def spawn_other(self, command, **more):
+        """A program that is not of Postfix."""
+        return subprocess.Popen(command, preexec_fn=self.group.join, **more)
 
     def generate(self, cell, count, port, extra=()):
         """Sends `count` messages; gives an error text or an empty one."""
@@ -86,27 +90,27 @@ class Sink:
         self.process.wait()
 
 
-def wait_for_port(port, seconds=20):
+def wait_for_port(port, host="127.0.0.1", seconds=20):
     end = time.time() + seconds
     while time.time() < end:
         try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
+            socket.create_connection((host, port), 1).close()
             return
         except OSError:
             time.sleep(0.05)
-    raise RuntimeError(f"nothing listens on port {port}")
+    raise RuntimeError(f"nothing listens on port {port} of {host}")
 
 
-def wait_for_nobody(port, seconds=5):
+def wait_for_nobody(port, host="127.0.0.1", seconds=5):
     """A server of somebody else must not be measured for ours."""
     end = time.time() + seconds
     while time.time() < end:
         try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
+            socket.create_connection((host, port), 1).close()
             time.sleep(0.1)
         except OSError:
             return
-    raise RuntimeError(f"somebody else listens on port {port}")
+    raise RuntimeError(f"somebody else listens on port {port} of {host}")
 
 
 class Bench:
@@ -260,15 +264,20 @@ class Bench:
             file.write(plot.draw(options.scenario, options.cells, names, medians, self.ceilings))
         foreign = max((row["foreign"] for row in medians.values()), default=0.0)
         command = f"./dev bench {' '.join(sys.argv[1:])}"
-        body = (f"## {title}\n\n{time.strftime('%Y-%m-%d')}, `{command}`. {machine()} Medians of {options.rounds} interleaved runs of about "
+        body = (f"{time.strftime('%Y-%m-%d')}, `{command}`. {machine()} Medians of {options.rounds} interleaved runs of about "
                 f"{options.seconds:g} s, memory: the most of them. Other programs used at most {foreign:.0f} % of the CPU in any run.\n\n"
                 f"![rate and CPU time by cell]({picture})\n\n{self.table()}\n")
         notes = [f"- {SERVERS[name].name}: {SERVERS[name].note}" for name in options.servers if SERVERS[name].note]
         body += "".join("\n" + note for note in notes) + ("\n" if notes else "")
-        path = os.path.join(HERE, "RESULTS.md")
-        old = open(path).read() if os.path.exists(path) else "# Results\n\nEvery table names the command that repeats it.\n"
-        kept = [part for part in re.split(r"(?m)^(?=## )", old) if part.split("\n")[0] != f"## {title}"]
-        open(path, "w").write("".join(kept).rstrip() + "\n\n" + body)
+        replace_section(title, body)
+
+
+def replace_section(title, body):
+    """Puts a section into RESULTS.md; a newer one replaces the older one of the same title."""
+    path = os.path.join(HERE, "RESULTS.md")
+    old = open(path).read() if os.path.exists(path) else "# Results\n\nEvery table names the command that repeats it.\n"
+    kept = [part for part in re.split(r"(?m)^(?=## )", old) if part.split("\n")[0] != f"## {title}"]
+    open(path, "w").write("".join(kept).rstrip() + f"\n\n## {title}\n\n{body}")
 
 
 def machine():
