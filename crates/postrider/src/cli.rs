@@ -140,6 +140,9 @@ pub enum QueueCommand {
     },
     /// Count what is queued and held, per destination.
     Summary {
+        /// List at most this many destinations and lanes, those with the most first.
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
         /// Print one JSON object per line.
         #[arg(long)]
         json: bool,

@@ -5,7 +5,7 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::Path;
 
 use mail::{Clock, SystemClock, Timestamp};
-use queue::{Acted, Action, DeliverySummary, LaneSummary, MessageSummary, State, Summary};
+use queue::{Acted, Action, DeliverySummary, DestinationSummary, LaneSummary, MessageSummary, State, Summary};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -23,7 +23,7 @@ pub fn run(socket: &Path, command: &QueueCommand) -> Result<(), ClientError> {
             let selection = filter.to_selection(filter.is_empty());
             list(&mut client, &Request::List { selection, limit: *limit }, *json)
         }
-        QueueCommand::Summary { json } => summary(&mut client, *json),
+        QueueCommand::Summary { limit, json } => summary(&mut client, *limit, *json),
         QueueCommand::Show { id, content: true, .. } => client.copy(&Request::Content { id: *id }, &mut io::stdout()),
         QueueCommand::Show { id, json, .. } => {
             let shown = client.ask(&Request::Show { id: *id })?;
@@ -193,8 +193,8 @@ fn delivery_text(delivery: &DeliverySummary, now: Timestamp, text: &mut String) 
     }
 }
 
-fn summary(client: &mut Client, json: bool) -> Result<(), ClientError> {
-    let answer = client.ask(&Request::Summary)?;
+fn summary(client: &mut Client, limit: usize, json: bool) -> Result<(), ClientError> {
+    let answer = client.ask(&Request::Summary { limit })?;
     let summary: Summary = read(answer)?;
     if json {
         for destination in &summary.destinations {
@@ -203,6 +203,9 @@ fn summary(client: &mut Client, json: bool) -> Result<(), ClientError> {
         for lane in &summary.lanes {
             output::line(serde_json::json!({ "lane": lane }))?;
         }
+        let (destinations, queued, held) = (summary.total_destinations, summary.queued, summary.held);
+        let total = serde_json::json!({ "destinations": destinations, "queued": queued, "held": held });
+        output::line(serde_json::json!({ "total": total }))?;
         return Ok(());
     }
     let now = SystemClock.now();
@@ -213,15 +216,28 @@ fn summary(client: &mut Client, json: bool) -> Result<(), ClientError> {
         let name = output::harmless(one.destination.as_str());
         let _ = writeln!(text, "{:9}  {:9}  {:9}  {next:>9}  {name}", one.queued, one.held, one.active);
     }
-    let (queued, held) =
-        summary.destinations.iter().fold((0, 0), |(queued, held), one| (queued + one.queued, held + one.held));
-    let _ = writeln!(text, "{queued:9}  {held:9}  {:9}  {:>9}  total", summary.connections, "");
+    let (listed, total) = (summary.destinations.len() as u64, summary.total_destinations);
+    if listed < total {
+        let rest =
+            |all: u64, of: fn(&DestinationSummary) -> u64| all - summary.destinations.iter().map(of).sum::<u64>();
+        let (queued, held) = (rest(summary.queued, |one| one.queued), rest(summary.held, |one| one.held));
+        let _ = writeln!(text, "{queued:9}  {held:9}  {:9}  {:>9}  {} others", "", "", total - listed);
+    }
+    let gauges = &summary.gauges;
+    let _ = writeln!(text, "{:9}  {:9}  {:9}  {:>9}  total", summary.queued, summary.held, gauges.connections, "");
+    if gauges.aside > 0 {
+        let _ =
+            writeln!(text, "\n{} could not be read or reported and wait to be tried; the log tells why", gauges.aside);
+    }
     if !summary.lanes.is_empty() {
         let _ = writeln!(text, "\n{:>9}  {:>11}  LANE", "READY", "CONNECTIONS");
     }
     for lane in &summary.lanes {
         let connections = format!("{} of {}", lane.connections, lane.allowed);
         let _ = writeln!(text, "{:9}  {connections:>11}  {}", lane.ready, lane_text(lane, now));
+    }
+    if summary.lanes.len() < gauges.total_lanes {
+        let _ = writeln!(text, "{:22}  {} others", "", gauges.total_lanes - summary.lanes.len());
     }
     Ok(output::print(text)?)
 }
@@ -245,7 +261,13 @@ fn act(client: &mut Client, action: Action, change: &Change) -> Result<(), Clien
         author: author(),
         reason: change.reason.clone(),
     };
-    let answer = client.ask(&request)?;
+    let answer = client.ask_patiently(&request, |progress| {
+        if io::stderr().is_terminal() {
+            let acted: Acted = read(progress)?;
+            eprint!("\r{} of {} recipients so far ", acted.changed, acted.recipients);
+        }
+        Ok(())
+    })?;
     if change.json {
         return Ok(output::json(&answer)?);
     }

@@ -1,30 +1,28 @@
 //! What operators do: hold, release, retry now, remove; and look first.
 //!
-//! A command walks through the queue in pages. Of each page it takes what it is about, so that nothing else works on it
+//! A command walks through the queue in pages (see `walk`). Of each page it takes what it is about, so that nothing else works on it
 //! meanwhile, reads its state anew, changes it, and waits until that is durable. A delivery that is being attempted can't
 //! be taken: word is left for it, which counts once the outcome is known. So that a crash does not undo the command, such
 //! a delivery is recorded as held until then; what its attempt brings replaces that.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mail::{Act, Destination, Event, MessageId, Outcome, Site, Timestamp};
+use mail::{Act, Destination, Event, MessageId, Outcome, Timestamp};
 use serde::{Deserialize, Serialize};
 use store::{Delivery, ReadError, Schedule, StoredMessage, Update};
 
-use crate::place::place;
 use crate::queue::{Core, Inner, Queue};
 use crate::scheduler::{Claim, Key, Now, Order, OrderKind};
 use crate::selection::Selection;
-use crate::settle::Telling;
+use crate::settle::{Taken, Telling};
 use crate::summary::ListPage;
 use crate::verdict;
+use crate::walk::{Found, PAGE, Purpose, Target, Walk};
 
-/// Messages looked at together.
-const PAGE: usize = 256;
 /// Messages looked at for one piece of a list.
-const LIST_SCAN: usize = 16 * PAGE;
+const LIST_SCAN: usize = 4096;
 /// How often a delivery that is just being changed is waited for, and how long each time.
 const PATIENCE: (usize, Duration) = (40, Duration::from_millis(250));
 
@@ -83,17 +81,34 @@ impl Queue {
         author: &str,
         reason: &str,
     ) -> Result<Acted, ControlError> {
+        self.act_telling(action, selection, author, reason, |_| ()).await
+    }
+
+    /// As [`Self::act`]; tells how far it came, page by page.
+    pub async fn act_telling(
+        &self,
+        action: Action,
+        selection: &Selection,
+        author: &str,
+        reason: &str,
+        tell: impl Fn(Acted) + Send + 'static,
+    ) -> Result<Acted, ControlError> {
         if author.trim().is_empty() || reason.trim().is_empty() {
             return Err(ControlError::NoReason);
         }
         let act = Act { author: author.to_owned(), reason: reason.to_owned(), at: self.0.clock.now() };
         let (inner, selection) = (self.0.clone(), selection.clone());
         let command = async move {
-            let mut walk = Walk::new(&inner, &selection)?;
-            let mut acted = Acted::default();
+            let mut walk = Walk::new(&inner, &selection, Purpose::Act(action, act.at)).await?;
+            if let (Action::Retry, Some(domain)) = (action, &selection.domain) {
+                // What is due already is not met.
+                inner.core(|core, _| core.scheduler.rouse(&Destination::new(format!("mx:{domain}"))));
+            }
+            let (mut acted, mut words) = (Acted::default(), BTreeSet::new());
             while let Some(page) = walk.next().await? {
                 let command = Command { inner: &inner, action, act: &act, selection: &selection };
-                command.on_page(page, &mut acted).await?;
+                command.on_page(page, &mut acted, &mut words).await?;
+                tell(acted);
             }
             Ok(acted)
         };
@@ -109,13 +124,10 @@ impl Queue {
 
     /// What a command would be about; changes nothing.
     pub async fn count(&self, selection: &Selection) -> Result<Acted, ControlError> {
-        let mut walk = Walk::new(&self.0, selection)?;
+        let mut walk = Walk::new(&self.0, selection, Purpose::Count).await?;
         let mut counted = Acted::default();
         while let Some(page) = walk.next().await? {
-            for found in page {
-                counted.messages += 1;
-                counted.recipients += found.targets.iter().map(|target| target.recipients.len() as u64).sum::<u64>();
-            }
+            counted.meant(&page);
         }
         Ok(counted)
     }
@@ -128,9 +140,7 @@ impl Queue {
         after: Option<MessageId>,
         limit: usize,
     ) -> Result<ListPage, ControlError> {
-        let mut walk = Walk::new(&self.0, selection)?;
-        walk.final_too = true;
-        walk.after = after.max(walk.after);
+        let mut walk = Walk::new(&self.0, selection, Purpose::List(after)).await?;
         let mut messages = Vec::new();
         let mut seen = 0;
         while seen < LIST_SCAN {
@@ -145,93 +155,7 @@ impl Queue {
                 messages.push(self.0.summarise(&found.stored, wanted));
             }
         }
-        Ok(ListPage { messages, next: walk.after })
-    }
-}
-
-/// A message with what of it is meant.
-struct Found {
-    stored: Arc<StoredMessage>,
-    targets: Vec<Target>,
-}
-
-/// Recipients of a delivery that are meant.
-struct Target {
-    key: Key,
-    destination: Destination,
-    recipients: Vec<u32>,
-}
-
-/// A walk through what is selected.
-struct Walk<'a> {
-    inner: &'a Arc<Inner>,
-    selection: &'a Selection,
-    sites: HashMap<Destination, Option<Site>>,
-    after: Option<MessageId>,
-    final_too: bool,
-    done: bool,
-}
-
-impl<'a> Walk<'a> {
-    fn new(inner: &'a Arc<Inner>, selection: &'a Selection) -> Result<Self, ControlError> {
-        if selection.is_empty() {
-            return Err(ControlError::NothingSelected);
-        }
-        Ok(Self { inner, selection, sites: HashMap::new(), after: None, final_too: false, done: false })
-    }
-
-    /// What is meant of the next page, which may be nothing; `None` at the end.
-    async fn next(&mut self) -> Result<Option<Vec<Found>>, ReadError> {
-        if self.done {
-            return Ok(None);
-        }
-        let page = match self.selection.id {
-            Some(id) => {
-                self.done = true;
-                let fits = self.after.is_none_or(|after| id > after);
-                self.inner.store.message(id).await?.filter(|_| fits).into_iter().collect()
-            }
-            None => self.inner.store.page(self.after, PAGE).await?,
-        };
-        self.done |= page.len() < PAGE;
-        self.after = page.last().map(|stored| stored.id).or(self.after);
-        let now = self.inner.clock.now();
-        let mut found = Vec::new();
-        for stored in page {
-            if !self.selection.fits_message(&stored, now) {
-                continue;
-            }
-            let targets = self.targets(&stored).await;
-            if !targets.is_empty() {
-                found.push(Found { stored, targets });
-            }
-        }
-        Ok(Some(found))
-    }
-
-    async fn targets(&mut self, stored: &StoredMessage) -> Vec<Target> {
-        let mut targets = Vec::new();
-        for (number, delivery) in (0u32..).zip(&stored.deliveries) {
-            if delivery.when() == Schedule::Finished {
-                continue;
-            }
-            let recipients = self.selection.recipients(&stored.envelope, delivery, self.final_too);
-            let destination = delivery.destination.clone();
-            if !recipients.is_empty() && self.fits_site(&destination).await {
-                targets.push(Target { key: (stored.id, number), destination, recipients });
-            }
-        }
-        targets
-    }
-
-    async fn fits_site(&mut self, destination: &Destination) -> bool {
-        let Some(wanted) = &self.selection.site else { return true };
-        let destination = verdict::origin(destination);
-        if !self.sites.contains_key(&destination) {
-            let site = self.inner.site_of(&destination).await;
-            self.sites.insert(destination.clone(), site);
-        }
-        self.sites.get(&destination).is_some_and(|site| site.as_ref() == Some(wanted))
+        Ok(ListPage { messages, next: walk.after() })
     }
 }
 
@@ -247,28 +171,45 @@ struct Command<'a> {
 enum Change {
     /// Nothing; where and when it is looked at next.
     Nothing(Vec<(Destination, Timestamp)>),
-    Into(Changed),
+    /// The deliveries that it becomes, and the recipients for whom that makes a difference.
+    Into(Vec<Delivery>, Vec<u32>),
 }
 
 /// A delivery whose change is to be recorded.
 struct Changed {
-    key: Key,
+    taken: Taken,
     stored: Arc<StoredMessage>,
     into: Vec<Delivery>,
     recipients: Vec<u32>,
     telling: Telling,
 }
 
+impl Acted {
+    /// Counts what of a page is meant.
+    fn meant(&mut self, page: &[Found]) {
+        self.messages += page.len() as u64;
+        let recipients = page.iter().flat_map(|found| &found.targets).map(|target| target.recipients.len() as u64);
+        self.recipients += recipients.sum::<u64>();
+    }
+}
+
 impl Command<'_> {
-    async fn on_page(&self, page: Vec<Found>, acted: &mut Acted) -> Result<(), ControlError> {
-        acted.messages += page.len() as u64;
+    /// `words`: the deliveries for which the command left word. They may be met again, and are left out then.
+    async fn on_page(
+        &self,
+        mut page: Vec<Found>,
+        acted: &mut Acted,
+        words: &mut BTreeSet<Key>,
+    ) -> Result<(), ControlError> {
+        page.iter_mut().for_each(|found| found.targets.retain(|target| !words.contains(&target.key)));
+        page.retain(|found| !found.targets.is_empty());
+        acted.meant(&page);
         let mut targets: Vec<Target> = page.into_iter().flat_map(|found| found.targets).collect();
-        acted.recipients += targets.iter().map(|target| target.recipients.len() as u64).sum::<u64>();
         for _ in 0..PATIENCE.0 {
             let settled = self.inner.settled.notified();
             tokio::pin!(settled);
             settled.as_mut().enable();
-            targets = self.on_targets(targets, acted).await?;
+            targets = self.on_targets(targets, acted, words).await?;
             if targets.is_empty() {
                 return Ok(());
             }
@@ -279,30 +220,41 @@ impl Command<'_> {
     }
 
     /// Takes and changes what it can; gives back what somebody else is changing.
-    async fn on_targets(&self, targets: Vec<Target>, acted: &mut Acted) -> Result<Vec<Target>, ControlError> {
+    async fn on_targets(
+        &self,
+        targets: Vec<Target>,
+        acted: &mut Acted,
+        words: &mut BTreeSet<Key>,
+    ) -> Result<Vec<Target>, ControlError> {
         let (mut taken, mut busy) = (Vec::new(), Vec::new());
         for target in targets {
             match self.inner.core(|core, now| self.take(core, &target, now)) {
-                Grip::Taken => taken.push(target),
-                Grip::Ordered => acted.in_flight += target.recipients.len() as u64,
+                Grip::Taken => taken.push(Taken::new(self.inner, target.key)),
+                Grip::Ordered => {
+                    words.insert(target.key);
+                    acted.in_flight += target.recipients.len() as u64;
+                }
                 Grip::Busy => busy.push(target),
             }
         }
+        let ids = taken.iter().map(|taken| taken.key.0).collect();
+        let stored = self.inner.store.messages(ids).await?;
+        let stored: HashMap<MessageId, Arc<StoredMessage>> = stored.into_iter().map(|one| (one.id, one)).collect();
         let mut changes = Vec::new();
-        let mut trouble = None;
-        for target in taken {
-            match self.change(&target).await {
-                Ok(Change::Into(change)) => changes.push(change),
-                Ok(Change::Nothing(scheduled)) => self.inner.settled(target.key, &scheduled),
-                Err(error) => {
-                    self.inner.settled(target.key, &[(target.destination, self.act.at)]);
-                    trouble = Some(error);
+        for taken in taken {
+            match stored.get(&taken.key.0).map(|stored| self.change(taken.key, stored)) {
+                Some(Change::Into(into, recipients)) => {
+                    let stored = stored[&taken.key.0].clone();
+                    let telling = Telling::new(self.inner, stored.id);
+                    changes.push(Changed { taken, stored, into, recipients, telling });
                 }
+                Some(Change::Nothing(scheduled)) => taken.settled(&scheduled),
+                None => taken.settled(&[]),
             }
         }
         acted.changed += changes.iter().map(|change| change.recipients.len() as u64).sum::<u64>();
         self.carry_out(changes).await;
-        trouble.map_or(Ok(busy), |error| Err(error.into()))
+        Ok(busy)
     }
 
     /// Takes a delivery, or leaves word for it if it is being attempted.
@@ -338,35 +290,32 @@ impl Command<'_> {
     }
 
     /// What becomes of a delivery that was taken.
-    async fn change(&self, target: &Target) -> Result<Change, ReadError> {
-        let (id, number) = target.key;
-        let Some(stored) = self.inner.store.message(id).await? else { return Ok(Change::Nothing(Vec::new())) };
+    fn change(&self, (_, number): Key, stored: &StoredMessage) -> Change {
         let Some(delivery) = stored.deliveries.get(number as usize).cloned() else {
-            return Ok(Change::Nothing(Vec::new()));
+            return Change::Nothing(Vec::new());
         };
         let recipients = self.selection.recipients(&stored.envelope, &delivery, false);
-        let now = self.inner.clock.now();
         let unchanged = verdict::scheduled(std::slice::from_ref(&delivery));
         let into = match (self.action, delivery.when()) {
-            _ if recipients.is_empty() => return Ok(Change::Nothing(unchanged)),
+            _ if recipients.is_empty() => return Change::Nothing(unchanged),
             (Action::Remove, Schedule::At(_) | Schedule::Held(_)) => verdict::remove(delivery, &recipients, self.act),
             (Action::Hold, Schedule::At(_)) => {
                 verdict::reschedule(delivery, &recipients, Schedule::Held(self.act.clone()))
             }
             (Action::Release, Schedule::Held(_)) | (Action::Retry, Schedule::At(_)) => {
-                verdict::reschedule(delivery, &recipients, Schedule::At(now))
+                // Not later than the command: what it changes must lie where its walk has been.
+                verdict::reschedule(delivery, &recipients, Schedule::At(self.act.at))
             }
-            _ => return Ok(Change::Nothing(unchanged)),
+            _ => return Change::Nothing(unchanged),
         };
-        let telling = Telling::new(self.inner, stored.id);
-        Ok(Change::Into(Changed { key: target.key, stored, into, recipients, telling }))
+        Change::Into(into, recipients)
     }
 
     async fn carry_out(&self, changes: Vec<Changed>) {
         if changes.is_empty() {
             return;
         }
-        let updates = changes.iter().map(|change| verdict::update(change.key, change.into.clone())).collect();
+        let updates = changes.iter().map(|change| verdict::update(change.taken.key, change.into.clone())).collect();
         self.inner.store.record(updates).await;
         for change in changes {
             self.tell(&change);
@@ -376,7 +325,7 @@ impl Command<'_> {
                     scheduled.iter().for_each(|(destination, _)| core.scheduler.rouse(destination));
                 });
             }
-            self.inner.settled(change.key, &scheduled);
+            change.taken.settled(&scheduled);
             self.inner.tell_end(&change.stored, &change.into, change.telling).await;
         }
     }
@@ -414,16 +363,4 @@ enum Grip {
     Taken,
     Ordered,
     Busy,
-}
-
-impl Inner {
-    /// The site of a destination, looked up if need be.
-    async fn site_of(&self, destination: &Destination) -> Option<Site> {
-        if let Some(lane) = self.core(|core, _| core.scheduler.lane_of(destination)) {
-            return Some(lane.site);
-        }
-        let rules = self.rules();
-        let (target, _) = place(&rules, &*self.resolver, destination).await.ok()?;
-        Some(target.lane.site.clone())
-    }
 }

@@ -6,14 +6,15 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use mail::{Destination, Timestamp};
+use mail::{Destination, EnhancedCode, Fault, Timestamp};
 use store::{Due, ReadError};
 use tokio::task::JoinSet;
 
 use crate::place::place;
 use crate::queue::{Core, Inner, LOOK, cost};
 use crate::scheduler::fair::Class;
-use crate::scheduler::{DestinationId, Item, Load, Now, Page, Why};
+use crate::scheduler::{DestinationId, Item, Load, Now, Page, Resting, Why};
+use crate::settle::Taken;
 
 /// Pages read at a time.
 const LOADS: usize = 16;
@@ -59,17 +60,18 @@ impl Core {
                 return Some(Job::Attend(batch));
             }
         }
-        if self.busy.places < PLACES
-            && let Some((id, destination)) = self.scheduler.next_unplaced()
-        {
-            self.busy.places += 1;
-            return Some(Job::Place(id, destination));
-        }
         if self.busy.loads < LOADS
             && let Some(load) = self.scheduler.next_load(now)
         {
             self.busy.loads += 1;
             return Some(Job::Load(load));
+        }
+        // After the loads, which may have found that hosts are wanted.
+        if self.busy.places < PLACES
+            && let Some((id, destination)) = self.scheduler.next_unplaced()
+        {
+            self.busy.places += 1;
+            return Some(Job::Place(id, destination));
         }
         None
     }
@@ -82,6 +84,7 @@ pub(crate) async fn run(inner: &Arc<Inner>) {
     loop {
         let (jobs, planned, stopped) = inner.core(|core, now| {
             inner.look(core, now);
+            core.scheduler.take_up(now);
             let jobs: Vec<Job> = std::iter::from_fn(|| core.next_job(now)).collect();
             // While all loaders are at work their end wakes us, not the clock.
             let due = if core.busy.loads < LOADS { core.scheduler.deadline(now) } else { None };
@@ -98,12 +101,12 @@ pub(crate) async fn run(inner: &Arc<Inner>) {
         tokio::select! {
             // In order, so that a simulation repeats itself.
             biased;
-            () = inner.stirred.notified() => {}
             Some(ended) = tasks.join_next() => {
                 if let Err(error) = ended {
                     tracing::error!(%error, "a task of the queue failed");
                 }
             }
+            () = inner.stirred.notified() => {}
             () = sleep_until(inner, planned) => {}
         }
     }
@@ -154,7 +157,10 @@ impl Job {
         match self {
             Job::Load(load) => inner.load(load).await,
             Job::Place(id, destination) => inner.find(id, destination).await,
-            Job::Attend(batch) => inner.attend(batch).await,
+            Job::Attend(batch) => {
+                let taken = |(item, _, why): (Item, Destination, Why)| (Taken::new(&inner, item.key), item, why);
+                inner.attend(batch.into_iter().map(taken).collect()).await;
+            }
         }
     }
 }
@@ -172,6 +178,7 @@ impl Inner {
     /// A regular look: what is idle, gauges.
     fn look(&self, core: &mut Core, now: Now) {
         core.scheduler.sweep(now);
+        self.metrics.aside.set(i64::try_from(core.scheduler.aside()).unwrap_or(i64::MAX));
         let in_memory = i64::try_from(core.scheduler.len()).unwrap_or(i64::MAX);
         self.metrics.in_memory.set(in_memory);
         self.metrics.destinations.set(i64::try_from(core.scheduler.destinations()).unwrap_or(i64::MAX));
@@ -191,15 +198,13 @@ impl Inner {
         }
     }
 
-    async fn load(&self, load: Load) {
-        let page = self.page(&load).await;
-        self.core(|core, now| match page {
-            Ok(page) => core.scheduler.loaded(&load, page, now),
-            Err(error) => {
-                tracing::warn!(destination = %load.destination, %error, "the schedule could not be read");
-                core.scheduler.load_failed(&load, now);
-            }
-        });
+    async fn load(self: &Arc<Self>, load: Load) {
+        let loading = Loading { inner: self.clone(), load: Some(load) };
+        let Some(load) = &loading.load else { return };
+        match self.page(load).await {
+            Ok(page) => loading.ended(page),
+            Err(error) => loading.failed(&error.to_string()),
+        }
     }
 
     async fn page(&self, load: &Load) -> Result<Page, ReadError> {
@@ -217,17 +222,62 @@ impl Inner {
     }
 
     /// Finds the hosts of a destination by the settings that hold when it is done.
-    async fn find(&self, id: DestinationId, destination: Destination) {
+    async fn find(self: &Arc<Self>, id: DestinationId, destination: Destination) {
+        let mut finding = Finding(self.clone(), Some(id));
         loop {
             let rules = self.rules();
             let found = place(&rules, &*self.resolver, &destination).await;
             if !Arc::ptr_eq(&rules, &self.rules()) {
                 continue;
             }
+            finding.1 = None;
             return self.core(|core, now| match found {
                 Ok((target, placement)) => core.scheduler.placed(id, target, placement, now),
                 Err(resting) => core.scheduler.unplaceable(id, resting, now),
             });
+        }
+    }
+}
+
+/// A page under way. If whoever reads it fails, it has failed.
+struct Loading {
+    inner: Arc<Inner>,
+    load: Option<Load>,
+}
+
+impl Loading {
+    fn ended(mut self, page: Page) {
+        if let Some(load) = self.load.take() {
+            self.inner.core(|core, now| core.scheduler.loaded(&load, page, now));
+        }
+    }
+
+    fn failed(mut self, why: &str) {
+        self.fail(why);
+    }
+
+    fn fail(&mut self, why: &str) {
+        let Some(load) = self.load.take() else { return };
+        if self.inner.core(|core, now| core.scheduler.load_failed(&load, now)) {
+            tracing::warn!(destination = %load.destination, error = why, "the schedule cannot be read; it is tried again");
+        }
+    }
+}
+
+impl Drop for Loading {
+    fn drop(&mut self) {
+        self.fail("the reader failed");
+    }
+}
+
+/// A search for hosts. If whoever searches fails, they cannot be found for now.
+struct Finding(Arc<Inner>, Option<DestinationId>);
+
+impl Drop for Finding {
+    fn drop(&mut self) {
+        if let Some(id) = self.1.take() {
+            let fault = Fault::local(451, EnhancedCode::new(4, 3, 0), "the search for its hosts failed");
+            self.0.core(|core, now| core.scheduler.unplaceable(id, Resting::Fault(fault), now));
         }
     }
 }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::queue::Inner;
 use crate::scheduler::{GrantId, Item, Key, Pull, Why, Work};
 use crate::settings::Rules;
-use crate::settle::{Conclusion, Current};
+use crate::settle::{Conclusion, Current, Taken};
 use crate::verdict::{self, Happening, decide};
 
 /// Permission for one connection to a [`Target`]. Dropped, the connection counts as ended, and deliveries that it took
@@ -98,13 +98,15 @@ impl Grant {
         if let (Some(setback), Some(fault)) = (setback, &trouble) {
             self.inner.tell_setback(setback, fault);
         }
-        let (Some(order), Some(delivery)) = (order, stored.deliveries.get(key.1 as usize)) else { return };
+        let Some(order) = order else { return };
+        let taken = Taken::new(&self.inner, key);
+        let Some(delivery) = stored.deliveries.get(key.1 as usize) else { return };
         let rules = self.inner.rules();
         let at = self.inner.circumstances(&rules, &delivery.destination, Timestamp::default());
         let happening = Happening::Attempt(&report.outcomes);
         let verdict = decide(&stored.envelope, delivery, happening, order.as_ref(), &at, &self.inner.randomness);
         let lane = Some(self.target.lane.clone());
-        let conclusion = Conclusion::new(&self.inner, key, stored, lane, verdict);
+        let conclusion = Conclusion::new(taken, stored, lane, verdict);
         let durable = self.inner.store.record(vec![conclusion.update()]);
         let inner = self.inner.clone();
         self.inner.keep_books(async move {
@@ -127,13 +129,11 @@ impl Grant {
         let stored = match self.inner.current(&item).await {
             Current::Same(stored) => stored,
             Current::Moved(scheduled) => {
-                self.land(key);
-                self.inner.settled(key, &scheduled);
+                self.land(key).settled(&scheduled);
                 return None;
             }
             Current::Unreadable => {
-                self.land(key);
-                self.inner.restore(&item);
+                drop(self.land(key));
                 return None;
             }
         };
@@ -156,8 +156,9 @@ impl Grant {
         Some(assignment)
     }
 
-    fn land(&self, key: Key) {
+    fn land(&self, key: Key) -> Taken {
         self.inner.core(|core, _| core.scheduler.landed(self.id, key));
+        Taken::new(&self.inner, key)
     }
 }
 

@@ -30,6 +30,7 @@ mod settings;
 mod settle;
 mod summary;
 mod verdict;
+mod walk;
 
 pub use control::{Acted, Action, ControlError};
 pub use grant::Grant;
@@ -43,5 +44,6 @@ pub use scheduler::fair::Weights;
 pub use selection::{Pattern, PatternError, Selection};
 pub use settings::Settings;
 pub use summary::{
-    DeliverySummary, DestinationSummary, LaneSummary, ListPage, MessageSummary, RecipientSummary, State, Summary,
+    DeliverySummary, DestinationSummary, Gauges, LaneSummary, ListPage, MessageSummary, RecipientSummary, State,
+    Summary,
 };

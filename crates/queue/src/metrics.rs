@@ -20,6 +20,10 @@ pub struct Metrics {
     pub backoffs: Counter,
     /// Deliveries that connections took and ended without a word about them.
     pub dropped: Counter,
+    /// Deliveries that are set aside, because their message could not be read or their report not be written.
+    pub aside: Gauge,
+    /// Messages refused because the queue holds as many as it may.
+    pub refused: Counter,
     /// Deliveries in memory.
     pub in_memory: Gauge,
     /// Destinations known to the scheduler.
@@ -38,6 +42,8 @@ impl Metrics {
         sub.register("reports", "Reports to senders", metrics.reports.clone());
         sub.register("backoffs", "Rests of lanes whose hosts could not be reached", metrics.backoffs.clone());
         sub.register("dropped", "Deliveries whose connection ended without a word", metrics.dropped.clone());
+        sub.register("aside", "Deliveries that could not be worked on and wait to be tried", metrics.aside.clone());
+        sub.register("refused", "Messages refused because the queue is full", metrics.refused.clone());
         sub.register("in_memory", "Deliveries in memory", metrics.in_memory.clone());
         sub.register("destinations", "Destinations known to the scheduler", metrics.destinations.clone());
         sub.register("connections", "Connections granted and not ended", metrics.connections.clone());

@@ -13,7 +13,7 @@ use store::{CommitError, Delivery, DeliveryRecipient, RecipientStatus, StoredMes
 use crate::queue::Inner;
 use crate::scheduler::{Item, Key};
 use crate::settings::Rules;
-use crate::settle::Telling;
+use crate::settle::{Taken, Telling};
 use crate::verdict;
 
 /// The most octets that are read to find the end of a header.
@@ -21,8 +21,8 @@ const MOST_HEADER: usize = 256 << 10;
 
 impl Inner {
     /// Makes the report that a delivery owes. If that fails, the debt stays and it is tried again.
-    pub(crate) async fn tell_owed(self: &Arc<Self>, item: &Item, stored: &Arc<StoredMessage>) {
-        let Some(delivery) = stored.deliveries.get(item.key.1 as usize) else { return self.settled(item.key, &[]) };
+    pub(crate) async fn tell_owed(self: &Arc<Self>, taken: Taken, item: &Item, stored: &Arc<StoredMessage>) {
+        let Some(delivery) = stored.deliveries.get(item.key.1 as usize) else { return taken.settled(&[]) };
         let rules = self.rules();
         let protocol = rules.protocol(&delivery.destination);
         let notices: Vec<Notice<'_>> = delivery
@@ -41,15 +41,14 @@ impl Inner {
             .collect();
         let into = verdict::told(delivery.clone());
         let telling = Telling::new(self, stored.id);
-        match self.send(item.key, stored, notices, into.clone(), &rules).await {
+        match self.send(taken.key, stored, notices, into.clone(), &rules).await {
             Ok(()) => {
                 let into = [into];
-                self.settled(item.key, &verdict::scheduled(&into));
+                taken.settled(&verdict::scheduled(&into));
                 self.tell_end(stored, &into, telling).await;
             }
             Err(error) => {
                 tracing::warn!(message = %stored.id, %error, "a report could not be written; trying again");
-                self.restore(item);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The face of the room, and what its parts share.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -57,6 +57,9 @@ pub enum SubmitError {
     /// It is for nobody.
     #[error("the message has no recipients")]
     NoRecipients,
+    /// The queue holds as many messages as it may.
+    #[error("the queue holds as many messages as it may")]
+    Full,
 }
 
 impl SubmitError {
@@ -64,6 +67,7 @@ impl SubmitError {
     pub fn reply(&self) -> Reply {
         match self {
             SubmitError::Commit(error) => error.reply(),
+            SubmitError::Full => Reply::new(452, EnhancedCode::new(4, 3, 1), "The queue is full, try again later"),
             SubmitError::NoRecipients => Reply::new(554, EnhancedCode::new(5, 5, 1), "No valid recipients"),
         }
     }
@@ -75,7 +79,7 @@ impl Queue {
         let rules = Rules::new(parts.settings)?;
         let (windows, weights) = (rules.settings.windows.clone(), rules.settings.weights.clone());
         let scheduler = Scheduler::new(windows, weights, parts.randomness.next_u64());
-        let core = Core { scheduler, bells: HashMap::new(), busy: Busy::default(), planned: None };
+        let core = Core { scheduler, bells: BTreeMap::new(), busy: Busy::default(), planned: None };
         Ok(Self(Arc::new(Inner {
             store: parts.store,
             resolver: parts.resolver,
@@ -96,6 +100,17 @@ impl Queue {
             #[cfg(feature = "planted")]
             planted: Default::default(),
         })))
+    }
+
+    /// Room for a message of perhaps `expected` octets from outside: refused if the queue holds as many as it may. Reports
+    /// to senders are not asked, for they empty the queue.
+    pub fn intake(&self, expected: Option<u64>) -> Result<Incoming, SubmitError> {
+        let most = self.0.rules().settings.most_messages;
+        if most.is_some_and(|most| self.0.store.queued() >= most) {
+            self.0.metrics.refused.inc();
+            return Err(SubmitError::Full);
+        }
+        Ok(self.0.store.intake(expected).map_err(CommitError::from)?)
     }
 
     /// Takes responsibility for a message: plans its deliveries, makes all of it durable, and schedules it.
@@ -213,7 +228,7 @@ impl Finished {
 pub(crate) struct Core {
     pub(crate) scheduler: Scheduler,
     /// One per lane with connections: rung when an idle one has something to do.
-    pub(crate) bells: HashMap<LaneId, Arc<Notify>>,
+    pub(crate) bells: BTreeMap<LaneId, Arc<Notify>>,
     /// What the engine is at.
     pub(crate) busy: Busy,
     /// When the engine wakes by itself.

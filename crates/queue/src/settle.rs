@@ -5,7 +5,6 @@
 
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::StreamExt;
 use mail::{Destination, EnhancedCode, Envelope, Event, Fault, Lane, MessageId, Timestamp};
@@ -15,18 +14,24 @@ use crate::queue::{Inner, group};
 use crate::scheduler::{Item, Key, Setback, Why};
 use crate::verdict::{self, Circumstances, Happening, Tiding, Verdict, decide};
 
-/// How long a destination is left alone when one of its messages could not be read or a report not be written.
-pub(crate) const PAUSE: Duration = Duration::from_secs(5);
 /// Reports that are written at a time per batch.
 const NOTICES: usize = 16;
 
 /// A decision with all that is needed to carry it out.
 pub(crate) struct Conclusion {
-    key: Key,
+    taken: Taken,
     stored: Arc<StoredMessage>,
     lane: Option<Lane>,
     verdict: Verdict,
     telling: Telling,
+}
+
+/// A delivery that somebody has taken from the scheduler. Dropped without [`Taken::settled`], because it could not be
+/// worked on or whoever did has failed, the delivery is set aside for a while.
+pub(crate) struct Taken {
+    inner: Arc<Inner>,
+    pub(crate) key: Key,
+    settled: bool,
 }
 
 /// While it lives there is something left to tell of a message, and its end is not told. To be had before the change
@@ -48,24 +53,21 @@ pub(crate) enum Current {
 
 impl Inner {
     /// Deals with deliveries that can't be attempted.
-    pub(crate) async fn attend(self: &Arc<Self>, batch: Vec<(Item, Destination, Why)>) {
+    pub(crate) async fn attend(self: &Arc<Self>, batch: Vec<(Taken, Item, Why)>) {
         let mut conclusions = Vec::new();
         let mut notices = Vec::new();
-        for (item, _, why) in batch {
+        for (taken, item, why) in batch {
             let stored = match self.current(&item).await {
                 Current::Same(stored) => stored,
                 Current::Moved(scheduled) => {
-                    self.settled(item.key, &scheduled);
+                    taken.settled(&scheduled);
                     continue;
                 }
-                Current::Unreadable => {
-                    self.restore(&item);
-                    continue;
-                }
+                Current::Unreadable => continue,
             };
             match why {
-                Why::NoticeOwed => notices.push((item, stored)),
-                why => conclusions.extend(self.judge(&item, stored, &why)),
+                Why::NoticeOwed => notices.push((taken, item, stored)),
+                why => conclusions.extend(self.judge(taken, stored, &why)),
             }
         }
         if !conclusions.is_empty() {
@@ -74,7 +76,9 @@ impl Inner {
                 self.conclude(conclusion).await;
             }
         }
-        let tell = |(item, stored): (Item, Arc<StoredMessage>)| async move { self.tell_owed(&item, &stored).await };
+        let tell = |(taken, item, stored): (Taken, Item, Arc<StoredMessage>)| async move {
+            self.tell_owed(taken, &item, &stored).await;
+        };
         futures_util::stream::iter(notices).for_each_concurrent(NOTICES, tell).await;
     }
 
@@ -101,16 +105,16 @@ impl Inner {
 
     /// Carries out a decision that is durable.
     pub(crate) async fn conclude(self: &Arc<Self>, conclusion: Conclusion) {
-        let Conclusion { key, stored, lane, verdict, telling } = conclusion;
+        let Conclusion { taken, stored, lane, verdict, telling } = conclusion;
         for tiding in &verdict.tidings {
             self.tell(&stored, lane.as_ref(), tiding);
         }
         if verdict.tell_delay
             && let Some(delivery) = verdict.into.first()
         {
-            self.tell_delay(key, &stored, delivery).await;
+            self.tell_delay(taken.key, &stored, delivery).await;
         }
-        self.settled(key, &verdict::scheduled(&verdict.into));
+        taken.settled(&verdict::scheduled(&verdict.into));
         self.tell_end(&stored, &verdict.into, telling).await;
     }
 
@@ -129,23 +133,6 @@ impl Inner {
         }
     }
 
-    /// A busy delivery's state is durable.
-    pub(crate) fn settled(&self, key: Key, scheduled: &[(Destination, Timestamp)]) {
-        #[cfg(feature = "planted")]
-        let scheduled = match self.planted.get() {
-            Some(crate::planted::Planted::LostScheduleEntry) if self.randomness.below(4) == 0 => &[],
-            _ => scheduled,
-        };
-        self.core(|core, now| core.scheduler.settled(key, scheduled, now));
-        self.settled.notify_waiters();
-    }
-
-    /// A busy delivery stays what it was, and is looked at again after a pause.
-    pub(crate) fn restore(&self, item: &Item) {
-        self.core(|core, now| core.scheduler.restore(item.key, item.due, PAUSE, now));
-        self.settled.notify_waiters();
-    }
-
     /// Tells that a lane rests.
     pub(crate) fn tell_setback(&self, setback: Setback, fault: &Fault) {
         self.metrics.backoffs.inc();
@@ -160,8 +147,8 @@ impl Inner {
     }
 
     /// Decides about a delivery for which there is no attempt.
-    fn judge(self: &Arc<Self>, item: &Item, stored: Arc<StoredMessage>, why: &Why) -> Option<Conclusion> {
-        let delivery = stored.deliveries.get(item.key.1 as usize)?;
+    fn judge(self: &Arc<Self>, taken: Taken, stored: Arc<StoredMessage>, why: &Why) -> Option<Conclusion> {
+        let delivery = stored.deliveries.get(taken.key.1 as usize)?;
         let interrupted;
         let (fault, not_before) = match why {
             Why::LaneRests(fault, until) => (&**fault, *until),
@@ -172,15 +159,15 @@ impl Inner {
             }
             Why::Vanished | Why::NoticeOwed => {
                 let verdict = self.reroute(&stored.envelope, delivery);
-                return Some(Conclusion::new(self, item.key, stored, None, verdict));
+                return Some(Conclusion::new(taken, stored, None, verdict));
             }
         };
-        let order = self.core(|core, _| core.scheduler.take_order(item.key));
+        let order = self.core(|core, _| core.scheduler.take_order(taken.key));
         let rules = self.rules();
         let at = self.circumstances(&rules, &delivery.destination, not_before);
         let happening = Happening::Fault(fault);
         let verdict = decide(&stored.envelope, delivery, happening, order.as_ref(), &at, &self.randomness);
-        Some(Conclusion::new(self, item.key, stored, None, verdict))
+        Some(Conclusion::new(taken, stored, None, verdict))
     }
 
     /// What decisions about a destination's deliveries rest on.
@@ -234,18 +221,39 @@ impl Inner {
 }
 
 impl Conclusion {
-    pub(crate) fn new(
-        inner: &Arc<Inner>,
-        key: Key,
-        stored: Arc<StoredMessage>,
-        lane: Option<Lane>,
-        verdict: Verdict,
-    ) -> Self {
-        Self { telling: Telling::new(inner, stored.id), key, stored, lane, verdict }
+    pub(crate) fn new(taken: Taken, stored: Arc<StoredMessage>, lane: Option<Lane>, verdict: Verdict) -> Self {
+        Self { telling: Telling::new(&taken.inner, stored.id), taken, stored, lane, verdict }
     }
 
     pub(crate) fn update(&self) -> Update {
-        verdict::update(self.key, self.verdict.into.clone())
+        verdict::update(self.taken.key, self.verdict.into.clone())
+    }
+}
+
+impl Taken {
+    pub(crate) fn new(inner: &Arc<Inner>, key: Key) -> Self {
+        Self { inner: inner.clone(), key, settled: false }
+    }
+
+    /// Its state is durable; what of it is scheduled, where and when.
+    pub(crate) fn settled(mut self, scheduled: &[(Destination, Timestamp)]) {
+        self.settled = true;
+        #[cfg(feature = "planted")]
+        let scheduled = match self.inner.planted.get() {
+            Some(crate::planted::Planted::LostScheduleEntry) if self.inner.randomness.below(4) == 0 => &[],
+            _ => scheduled,
+        };
+        self.inner.core(|core, now| core.scheduler.settled(self.key, scheduled, now));
+        self.inner.settled.notify_waiters();
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.inner.core(|core, now| core.scheduler.restore(self.key, now));
+            self.inner.settled.notify_waiters();
+        }
     }
 }
 

@@ -1,10 +1,12 @@
 //! What people and programs see of the queue.
 
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use mail::{Act, Destination, MessageId, Outcome, Site, Timestamp};
 use serde::{Deserialize, Serialize};
-use store::{Delivery, Notice, RecipientStatus, Schedule, StoredMessage};
+use store::{Counters, Delivery, Notice, RecipientStatus, Schedule, StoredMessage};
 
 use crate::queue::{Inner, Queue};
 use crate::verdict;
@@ -12,14 +14,34 @@ use crate::verdict;
 /// How much waits where, and how the lanes are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
-    /// By destination, the one with the most in front.
+    /// Those destinations for which most waits, in that order.
     pub destinations: Vec<DestinationSummary>,
-    /// By lane, the one with the most ready in front.
+    /// The lanes with the most ready, in that order.
     pub lanes: Vec<LaneSummary>,
+    /// How many destinations there are, those included that are not listed.
+    pub total_destinations: u64,
+    /// Scheduled deliveries of all destinations.
+    pub queued: u64,
+    /// Held deliveries of all destinations.
+    pub held: u64,
+    /// What is cheap to know.
+    #[serde(flatten)]
+    pub gauges: Gauges,
+}
+
+/// What the scheduler knows without looking into the store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gauges {
     /// Deliveries in memory.
     pub in_memory: usize,
+    /// Of these, those that could not be worked on and wait to be tried.
+    pub aside: usize,
     /// Connections granted and not ended.
     pub connections: usize,
+    /// Lanes.
+    pub total_lanes: usize,
+    /// Lanes that rest, because their hosts can't be reached.
+    pub resting_lanes: usize,
 }
 
 /// What waits for one destination.
@@ -142,35 +164,75 @@ pub struct ListPage {
     pub next: Option<MessageId>,
 }
 
+/// Destinations that are read together.
+const PAGE: usize = 1024;
+
 impl Queue {
-    /// How much waits where, and how the lanes are.
-    pub async fn summary(&self) -> Result<Summary, store::ReadError> {
+    /// How much waits where, and how the lanes are: the first `most` destinations and lanes. Memory does not grow with the
+    /// number of others.
+    pub async fn summary(&self, most: usize) -> Result<Summary, store::ReadError> {
         let inner = &self.0;
-        let stored = inner.store.destinations().await?;
-        let mut lanes = inner.core(|core, now| core.scheduler.lane_states(now));
-        let flying = inner.core(|core, _| core.scheduler.flying());
-        let mut destinations = Vec::with_capacity(stored.len());
-        // In pieces, so that the lock is never held for long.
-        for batch in stored.chunks(256) {
-            inner.core(|core, now| {
-                for (destination, counters) in batch {
-                    let lane = core.scheduler.lane_of(destination);
-                    destinations.push(DestinationSummary {
-                        site: lane.as_ref().map(|lane| lane.site.clone()),
-                        source: lane.map(|lane| lane.source),
-                        queued: counters.queued,
-                        held: counters.held,
-                        active: flying.get(destination).copied().unwrap_or(0),
-                        earliest_due: counters.earliest_due.map(|due| now.told(due)),
-                        destination: destination.clone(),
-                    });
+        let mut top: BTreeSet<(Reverse<u64>, Destination)> = BTreeSet::new();
+        let mut counters_of = BTreeMap::new();
+        let (mut total_destinations, mut queued, mut held) = (0, 0, 0);
+        let mut after = None;
+        loop {
+            let page = inner.store.destinations_after(after.as_ref(), PAGE).await?;
+            let is_last = page.len() < PAGE;
+            after = page.last().map(|(destination, _)| destination.clone());
+            for (destination, counters) in page {
+                total_destinations += 1;
+                queued += counters.queued;
+                held += counters.held;
+                top.insert((Reverse(counters.queued + counters.held), destination.clone()));
+                counters_of.insert(destination, counters);
+                if top.len() > most
+                    && let Some((_, least)) = top.pop_last()
+                {
+                    counters_of.remove(&least);
                 }
-            });
+            }
+            if is_last {
+                break;
+            }
         }
-        destinations.sort_by(|a, b| (b.queued + b.held, &a.destination).cmp(&(a.queued + a.held, &b.destination)));
-        lanes.sort_by(|a, b| (b.ready, &a.lane).cmp(&(a.ready, &b.lane)));
-        let (in_memory, connections) = inner.core(|core, _| (core.scheduler.len(), core.scheduler.connections()));
-        Ok(Summary { destinations, lanes: lanes.into_iter().map(Into::into).collect(), in_memory, connections })
+        let flying = inner.core(|core, _| core.scheduler.flying());
+        let listed = top.into_iter().filter_map(|(_, destination)| {
+            let counters = counters_of.remove(&destination)?;
+            Some(inner.summarise_destination(destination, counters, &flying))
+        });
+        let destinations = listed.collect();
+        let lanes =
+            inner.core(|core, now| core.scheduler.busiest_lanes(most, now)).into_iter().map(Into::into).collect();
+        Ok(Summary { destinations, lanes, total_destinations, queued, held, gauges: self.gauges() })
+    }
+
+    /// What waits for one destination, and how its lane is.
+    pub async fn destination(
+        &self,
+        destination: &Destination,
+    ) -> Result<(Option<DestinationSummary>, Option<LaneSummary>), store::ReadError> {
+        let inner = &self.0;
+        let counters = inner.store.counters(destination).await?;
+        let flying = inner.core(|core, _| core.scheduler.flying());
+        let waits = counters.queued + counters.held > 0;
+        let counts = waits.then(|| inner.summarise_destination(destination.clone(), counters, &flying));
+        let lane = inner.core(|core, now| core.scheduler.lane_state_of(destination, now));
+        Ok((counts, lane.map(Into::into)))
+    }
+
+    /// What is cheap to know.
+    pub fn gauges(&self) -> Gauges {
+        self.0.core(|core, now| {
+            let (total_lanes, resting_lanes) = core.scheduler.count_lanes(now);
+            Gauges {
+                in_memory: core.scheduler.len(),
+                aside: core.scheduler.aside(),
+                connections: core.scheduler.connections(),
+                total_lanes,
+                resting_lanes,
+            }
+        })
     }
 
     /// Everything about one message; `None` if it is not in the queue.
@@ -181,6 +243,24 @@ impl Queue {
 }
 
 impl Inner {
+    fn summarise_destination(
+        &self,
+        destination: Destination,
+        counters: Counters,
+        flying: &HashMap<Destination, usize>,
+    ) -> DestinationSummary {
+        let lane = self.core(|core, _| core.scheduler.lane_of(&destination));
+        DestinationSummary {
+            site: lane.as_ref().map(|lane| lane.site.clone()),
+            source: lane.map(|lane| lane.source),
+            queued: counters.queued,
+            held: counters.held,
+            active: flying.get(&destination).copied().unwrap_or(0),
+            earliest_due: counters.earliest_due,
+            destination,
+        }
+    }
+
     /// A message for people, with those of its deliveries that are wanted.
     pub(crate) fn summarise(&self, stored: &StoredMessage, wanted: impl Fn(u32) -> bool) -> MessageSummary {
         let envelope = &stored.envelope;

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use mail::{Envelope, MessageId, Reply};
 use queue::{Queue, SubmitError};
-use store::{CommitError, Incoming, IntakeError, Store};
+use store::{CommitError, Incoming, IntakeError};
 
 /// Takes messages in. In service this is [`QueueIntake`].
 pub trait Intake: Send + Sync + 'static {
@@ -33,23 +33,22 @@ pub struct Refused {
     pub passing: bool,
 }
 
-/// The store takes content, the queue takes responsibility.
+/// The queue takes responsibility.
 #[derive(Clone)]
 pub struct QueueIntake {
-    store: Store,
     queue: Queue,
 }
 
 impl QueueIntake {
-    /// Over the store that `queue` uses.
-    pub fn new(store: Store, queue: Queue) -> Self {
-        Self { store, queue }
+    /// Into that queue.
+    pub fn new(queue: Queue) -> Self {
+        Self { queue }
     }
 }
 
 impl Intake for QueueIntake {
     fn begin(&self, expected: Option<u64>) -> Result<Box<dyn Draft>, Refused> {
-        let content = self.store.intake(expected)?;
+        let content = self.queue.intake(expected)?;
         Ok(Box::new(QueueDraft { queue: self.queue.clone(), content }))
     }
 }
@@ -92,6 +91,7 @@ impl From<SubmitError> for Refused {
     fn from(error: SubmitError) -> Self {
         match error {
             SubmitError::Commit(error) => error.into(),
+            SubmitError::Full => Self { reply: error.reply(), reason: "queue_full", passing: false },
             SubmitError::NoRecipients => Self { reply: error.reply(), reason: "no_recipients", passing: false },
         }
     }

@@ -339,15 +339,31 @@ impl Snapshot {
         })
     }
 
-    /// The counters of all destinations.
-    pub fn destinations(&self) -> Result<BTreeMap<Destination, Waiting>, IndexError> {
+    /// The counters of destinations behind one, in the order of their names.
+    pub fn destinations_after(
+        &self,
+        after: Option<&Destination>,
+        limit: usize,
+    ) -> Result<BTreeMap<Destination, Waiting>, IndexError> {
         guarded(|| {
-            let rows = self.destinations.iter()?;
-            rows.map(|row| {
-                let (name, counters) = row?;
-                Ok((Destination::new(name.value()), Waiting::from_row(counters.value())))
-            })
-            .collect()
+            let after = after.map_or(Bound::Unbounded, |name| Bound::Excluded(name.as_str()));
+            let rows = self.destinations.range::<&str>((after, Bound::Unbounded))?;
+            rows.take(limit)
+                .map(|row| {
+                    let (name, counters) = row?;
+                    Ok((Destination::new(name.value()), Waiting::from_row(counters.value())))
+                })
+                .collect()
+        })
+    }
+
+    /// The counters of one.
+    pub fn destination(&self, name: &Destination) -> Result<Waiting, IndexError> {
+        guarded(|| {
+            Ok(self
+                .destinations
+                .get(name.as_str())?
+                .map_or_else(Waiting::default, |row| Waiting::from_row(row.value())))
         })
     }
 

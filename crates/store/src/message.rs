@@ -241,6 +241,13 @@ pub struct Cursor {
     pub(crate) number: u32,
 }
 
+impl Cursor {
+    /// Behind everything that is scheduled up to that time.
+    pub fn behind(due: Timestamp) -> Self {
+        Self { held: false, due, id: MessageId::MAX, number: u32::MAX }
+    }
+}
+
 /// How much waits for a destination.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {

@@ -4,7 +4,7 @@
 //! the same, what the layers say of that window is added and what they make void is left out. Each window is true at one
 //! moment; a message that changes while somebody pages through may be met twice or not at all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -92,35 +92,65 @@ impl Engine {
         Ok(found)
     }
 
-    /// All destinations with something scheduled or held.
-    pub fn destinations(&self) -> Result<Vec<(Destination, Counters)>, ReadError> {
-        let (mut waiting, deltas) =
-            self.with_snapshot(Snapshot::destinations, |state, waiting| (waiting, layered(state)))?;
-        let mut changed = BTreeMap::<_, Delta>::new();
-        for (destination, delta) in deltas {
-            let sum = changed.entry(destination).or_default();
-            sum.queued += delta.queued;
-            sum.held += delta.held;
-        }
-        for (destination, delta) in &changed {
-            let counted = waiting.entry(destination.clone()).or_default();
-            counted.queued = counted.queued.saturating_add_signed(delta.queued);
-            counted.held = counted.held.saturating_add_signed(delta.held);
-        }
-        let mut found = Vec::with_capacity(waiting.len());
-        for (destination, Waiting { queued, held, earliest }) in waiting {
-            let earliest_due = match queued {
-                0 => None,
-                _ if changed.contains_key(&destination) => {
-                    self.due(&destination, None, Timestamp::MAX, 1)?.first().map(|due| due.due)
-                }
-                _ => Some(earliest),
-            };
-            if queued > 0 || held > 0 {
-                found.push((destination, Counters { queued, held, earliest_due }));
+    /// Destinations behind one, in the order of their names, with something scheduled or held.
+    pub fn destinations(
+        &self,
+        after: Option<Destination>,
+        limit: usize,
+    ) -> Result<Vec<(Destination, Counters)>, ReadError> {
+        let (mut after, mut found) = (after, Vec::new());
+        while found.len() < limit {
+            let (window, next) = self.with_snapshot(
+                |snapshot| snapshot.destinations_after(after.as_ref(), limit),
+                |state, rows| {
+                    let last = if rows.len() < limit { None } else { rows.last_key_value() };
+                    let next = last.map(|(name, _)| name.clone());
+                    let in_window = |name: &Destination| {
+                        after.as_ref().is_none_or(|after| name > after) && next.as_ref().is_none_or(|next| name <= next)
+                    };
+                    ((rows, layered(state, in_window)), next)
+                },
+            )?;
+            let ((window, changed), left) = (merge_counters(window), limit - found.len());
+            let waiting = window.into_iter().filter(|(_, waiting)| waiting.queued > 0 || waiting.held > 0);
+            for (destination, waiting) in waiting.take(left) {
+                let counters = self.told(&destination, waiting, changed.contains(&destination))?;
+                found.push((destination, counters));
+            }
+            match next {
+                Some(next) => after = Some(next),
+                None => break,
             }
         }
         Ok(found)
+    }
+
+    /// How much waits for a destination.
+    pub fn counters(&self, destination: &Destination) -> Result<Counters, ReadError> {
+        let (row, deltas) = self.with_snapshot(
+            |snapshot| snapshot.destination(destination),
+            |state, row| (row, layered(state, |name| name == destination)),
+        )?;
+        let (merged, changed) = merge_counters((BTreeMap::from([(destination.clone(), row)]), deltas));
+        let waiting = merged.get(destination).copied().unwrap_or_default();
+        self.told(destination, waiting, !changed.is_empty())
+    }
+
+    /// Counters for others. What the index says of the first due time does not hold for a destination that has changed.
+    fn told(&self, destination: &Destination, waiting: Waiting, changed: bool) -> Result<Counters, ReadError> {
+        let Waiting { queued, held, earliest } = waiting;
+        let earliest_due = match queued {
+            0 => None,
+            _ if changed => self.due(destination, None, Timestamp::MAX, 1)?.first().map(|due| due.due),
+            _ => Some(earliest),
+        };
+        Ok(Counters { queued, held, earliest_due })
+    }
+
+    /// Messages by their ids; those that are not there are missing.
+    pub fn messages(&self, ids: &[MessageId]) -> Result<Vec<Arc<StoredMessage>>, ReadError> {
+        let found = ids.iter().filter_map(|id| self.find(*id).transpose());
+        Ok(found.map(|kept| kept.map(|kept| kept.message.clone())).collect::<Result<_, _>>()?)
     }
 
     /// Reads from the index, then merges under the lock, both from the same moment.
@@ -189,8 +219,27 @@ fn merge_messages(
     merged
 }
 
-/// How the layers change the counters of destinations: little is done under the lock.
-fn layered(state: &State) -> Vec<(Destination, Delta)> {
+/// How the layers change the counters of the destinations of a window: little is done under the lock.
+fn layered(state: &State, in_window: impl Fn(&Destination) -> bool) -> Vec<(Destination, Delta)> {
     let layers = [Some(&state.active), state.frozen.as_deref()].into_iter().flatten();
-    layers.flat_map(Overlay::deltas).map(|(destination, delta)| (destination.clone(), *delta)).collect()
+    let deltas = layers.flat_map(Overlay::deltas).filter(|(destination, _)| in_window(destination));
+    deltas.map(|(destination, delta)| (destination.clone(), *delta)).collect()
+}
+
+/// The counters as the layers change them, and which destinations that concerns.
+fn merge_counters(
+    (mut waiting, deltas): (BTreeMap<Destination, Waiting>, Vec<(Destination, Delta)>),
+) -> (BTreeMap<Destination, Waiting>, BTreeSet<Destination>) {
+    let mut changed = BTreeMap::<_, Delta>::new();
+    for (destination, delta) in deltas {
+        let sum = changed.entry(destination).or_default();
+        sum.queued += delta.queued;
+        sum.held += delta.held;
+    }
+    for (destination, delta) in &changed {
+        let counted = waiting.entry(destination.clone()).or_default();
+        counted.queued = counted.queued.saturating_add_signed(delta.queued);
+        counted.held = counted.held.saturating_add_signed(delta.held);
+    }
+    (waiting, changed.into_keys().collect())
 }

@@ -152,9 +152,35 @@ impl Store {
         self.shared.engine.memory.forget(id);
     }
 
-    /// All destinations with something scheduled or held.
+    /// All destinations with something scheduled or held, in the order of their names.
     pub async fn destinations(&self) -> Result<Vec<(Destination, Counters)>, ReadError> {
-        self.blocking(Engine::destinations).await
+        self.destinations_after(None, usize::MAX).await
+    }
+
+    /// Destinations behind one, in the order of their names, with something scheduled or held.
+    pub async fn destinations_after(
+        &self,
+        after: Option<&Destination>,
+        limit: usize,
+    ) -> Result<Vec<(Destination, Counters)>, ReadError> {
+        let after = after.cloned();
+        self.blocking(move |engine| engine.destinations(after, limit)).await
+    }
+
+    /// How much waits for a destination.
+    pub async fn counters(&self, destination: &Destination) -> Result<Counters, ReadError> {
+        let destination = destination.clone();
+        self.blocking(move |engine| engine.counters(&destination)).await
+    }
+
+    /// Messages by their ids; those that are not in the queue are missing.
+    pub async fn messages(&self, ids: Vec<MessageId>) -> Result<Vec<Arc<StoredMessage>>, ReadError> {
+        self.blocking(move |engine| engine.messages(&ids)).await
+    }
+
+    /// How many messages are in the queue.
+    pub fn queued(&self) -> u64 {
+        self.shared.engine.state().totals.messages
     }
 
     /// What is due at a destination up to `until`, by due time, behind `after`. Nothing held.

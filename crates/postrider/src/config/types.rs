@@ -295,7 +295,7 @@ impl Default for Store {
     }
 }
 
-/// How much of the queue is in memory: what is due now. The rest waits on disk.
+/// How large the queue may be, and how much of it is in memory: what is due now. The rest waits on disk.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Queue {
@@ -305,13 +305,17 @@ pub struct Queue {
     /// The most deliveries in memory for one destination: so many new ones, and as many that are tried again.
     #[schemars(range(min = 10))]
     pub deliveries_per_destination: u32,
+    /// The most messages in the queue; beyond: 452 4.3.1. If not set, only the disk is the limit.
+    #[schemars(range(min = 1))]
+    pub messages: Option<u64>,
 }
 
 impl Default for Queue {
     fn default() -> Self {
         let windows = queue::Windows::default();
         let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        Self { deliveries: number(windows.total), deliveries_per_destination: number(windows.destination) }
+        let (deliveries, deliveries_per_destination) = (number(windows.total), number(windows.destination));
+        Self { deliveries, deliveries_per_destination, messages: None }
     }
 }
 

@@ -1,9 +1,9 @@
 //! What the running server answers.
 
 use std::sync::{Arc, RwLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use queue::{DestinationSummary, LaneSummary, Queue, Selection};
+use queue::{Acted, Action, DestinationSummary, Gauges, LaneSummary, Queue, Selection};
 use reception::Reception;
 use serde::{Deserialize, Serialize};
 use store::Store;
@@ -13,6 +13,10 @@ use super::server::{Answer, Refusal};
 use crate::config::Loaded;
 use crate::server::Meters;
 
+/// How often a client is told how far its command came.
+const PROGRESS: Duration = Duration::from_secs(1);
+/// The most destinations and lanes that a summary lists.
+const MOST_LISTED: usize = 10_000;
 /// Messages that are read together for a list.
 const PAGE: usize = 200;
 
@@ -42,12 +46,8 @@ struct Status {
     listening: Vec<String>,
     /// The files of the configuration in force.
     configuration: Vec<String>,
-    /// Connections out.
-    connections: usize,
-    /// Deliveries in memory.
-    in_memory: usize,
-    /// Lanes that rest because their hosts cannot be reached.
-    resting_lanes: usize,
+    #[serde(flatten)]
+    gauges: Gauges,
     store: store::Status,
 }
 
@@ -66,7 +66,10 @@ impl Control {
         match request {
             Request::Status => answer.item(&self.status().await?).await,
             Request::Metrics => answer.item(&self.meters.to_text().map_err(Refusal::new)?).await,
-            Request::Summary => answer.item(&self.queue.summary().await.map_err(Refusal::new)?).await,
+            Request::Summary { limit } => {
+                let summary = self.queue.summary(limit.min(MOST_LISTED)).await;
+                answer.item(&summary.map_err(Refusal::new)?).await
+            }
             Request::Destination { name } => answer.item(&self.destination(&name).await?).await,
             Request::List { selection, limit } => self.list(&selection, limit, answer).await,
             Request::Show { id } => {
@@ -78,14 +81,13 @@ impl Control {
                 answer.item(&self.queue.count(&selection).await.map_err(Refusal::new)?).await
             }
             Request::Act { action, selection, author, reason } => {
-                let acted = self.queue.act(action, &selection, &author, &reason).await;
-                answer.item(&acted.map_err(Refusal::new)?).await
+                self.act(action, &selection, &author, &reason, answer).await
             }
         }
     }
 
     async fn status(&self) -> Result<Status, Refusal> {
-        let summary = self.queue.summary().await.map_err(Refusal::new)?;
+        let gauges = self.queue.gauges();
         let loaded = Arc::clone(&self.loaded.read().unwrap_or_else(std::sync::PoisonError::into_inner));
         Ok(Status {
             version: env!("CARGO_PKG_VERSION"),
@@ -93,19 +95,40 @@ impl Control {
             uptime_seconds: self.began.elapsed().as_secs(),
             listening: self.reception.local_addresses().iter().map(ToString::to_string).collect(),
             configuration: loaded.places.sources().paths().map(|path| path.display().to_string()).collect(),
-            connections: summary.connections,
-            in_memory: summary.in_memory,
-            resting_lanes: summary.lanes.iter().filter(|lane| lane.resting_until.is_some()).count(),
+            gauges,
             store: self.store.status(),
         })
     }
 
     async fn destination(&self, name: &mail::Destination) -> Result<Known, Refusal> {
-        let summary = self.queue.summary().await.map_err(Refusal::new)?;
-        let counts = summary.destinations.into_iter().find(|one| one.destination == *name);
-        let site = counts.as_ref().and_then(|counts| counts.site.clone());
-        let lanes = summary.lanes.into_iter().filter(|lane| Some(&lane.site) == site.as_ref()).collect();
-        Ok(Known { counts, lanes })
+        let (counts, lane) = self.queue.destination(name).await.map_err(Refusal::new)?;
+        Ok(Known { counts, lanes: lane.into_iter().collect() })
+    }
+
+    /// Acts, and tells the client now and then how far that came. If the client leaves, the act goes on.
+    async fn act(
+        &self,
+        action: Action,
+        selection: &Selection,
+        author: &str,
+        reason: &str,
+        answer: &mut Answer,
+    ) -> Result<(), Refusal> {
+        let (tell, mut told) = tokio::sync::watch::channel(Acted::default());
+        let tell = move |acted| {
+            tell.send_replace(acted);
+        };
+        let mut acting = std::pin::pin!(self.queue.act_telling(action, selection, author, reason, tell));
+        let acted = loop {
+            match tokio::time::timeout(PROGRESS, &mut acting).await {
+                Ok(acted) => break acted.map_err(Refusal::new)?,
+                Err(_) => {
+                    let acted = *told.borrow_and_update();
+                    answer.progress(&acted).await?;
+                }
+            }
+        };
+        answer.item(&acted).await
     }
 
     async fn list(&self, selection: &Selection, limit: usize, answer: &mut Answer) -> Result<(), Refusal> {

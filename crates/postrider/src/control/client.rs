@@ -60,24 +60,40 @@ impl Client {
 
     /// Asks for one item.
     pub fn ask(&mut self, request: &Request) -> Result<Value, ClientError> {
+        self.ask_patiently(request, |_| Ok(()))
+    }
+
+    /// Asks for one item; meanwhile takes what is said of the progress.
+    pub fn ask_patiently(
+        &mut self,
+        request: &Request,
+        progress: impl FnMut(Value) -> io::Result<()>,
+    ) -> Result<Value, ClientError> {
         let mut answer = None;
-        self.each(request, |item| {
+        let take = |item| {
             answer = Some(item);
             Ok(())
-        })?;
+        };
+        self.each_item(request, take, progress)?;
         answer.ok_or_else(|| io::Error::other("an empty answer").into())
     }
 
     /// Asks for items, and takes each as it comes.
-    pub fn each(
+    pub fn each(&mut self, request: &Request, take: impl FnMut(Value) -> io::Result<()>) -> Result<(), ClientError> {
+        self.each_item(request, take, |_| Ok(()))
+    }
+
+    fn each_item(
         &mut self,
         request: &Request,
         mut take: impl FnMut(Value) -> io::Result<()>,
+        mut progress: impl FnMut(Value) -> io::Result<()>,
     ) -> Result<(), ClientError> {
         self.send(request)?;
         loop {
             match self.line()? {
                 Line::Item(item) => take(item)?,
+                Line::Progress(value) => progress(value)?,
                 Line::End => return Ok(()),
                 Line::Error(error) => return Err(ClientError::Refused(error)),
                 Line::Bytes(_) => return Err(io::Error::other("octets where items were asked for").into()),
@@ -98,7 +114,9 @@ impl Client {
                 }
                 Line::End => return Ok(()),
                 Line::Error(error) => return Err(ClientError::Refused(error)),
-                Line::Item(_) => return Err(io::Error::other("items where octets were asked for").into()),
+                Line::Item(_) | Line::Progress(_) => {
+                    return Err(io::Error::other("items where octets were asked for").into());
+                }
             }
         }
     }

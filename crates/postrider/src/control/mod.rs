@@ -25,7 +25,10 @@ pub enum Request {
     /// The metrics: one item, a string.
     Metrics,
     /// Counts per destination, and the lanes: one item.
-    Summary,
+    Summary {
+        /// At most this many destinations and lanes, those with the most first.
+        limit: usize,
+    },
     /// What is known of one destination: one item.
     Destination {
         /// Its name.
@@ -53,7 +56,7 @@ pub enum Request {
         /// To which messages.
         selection: Selection,
     },
-    /// Does something: one item that says how much was done.
+    /// Does something: one item that says how much was done, and while it goes on now and then how far it came.
     Act {
         /// What.
         action: Action,
@@ -72,6 +75,8 @@ pub enum Request {
 enum Line {
     /// A part of the answer.
     Item(serde_json::Value),
+    /// How far it came.
+    Progress(serde_json::Value),
     /// So many octets follow behind the line.
     Bytes(u64),
     /// That was all.

@@ -132,6 +132,12 @@ impl Answer {
         Ok(self.line(&Line::Item(value)).await?)
     }
 
+    /// Tells how far it came.
+    pub async fn progress(&mut self, progress: &impl Serialize) -> Result<(), Refusal> {
+        let value = serde_json::to_value(progress).map_err(Refusal::new)?;
+        Ok(self.line(&Line::Progress(value)).await?)
+    }
+
     /// Sends octets.
     pub async fn bytes(&mut self, bytes: &Bytes) -> Result<(), Refusal> {
         self.line(&Line::Bytes(bytes.len() as u64)).await?;

@@ -65,7 +65,7 @@ impl Rooms {
             randomness,
             metrics: delivery::Metrics::register(meters.registry()),
         });
-        intake.open(QueueIntake::new(store.clone(), queue.clone()));
+        intake.open(QueueIntake::new(queue.clone()));
         let loaded = Arc::new(RwLock::new(Arc::new(loaded)));
         Ok(Self { store, queue, deliverer, reception, handed, source, loaded, meters: Arc::new(meters) })
     }

@@ -145,6 +145,7 @@ pub fn queue(configuration: &Configuration) -> Result<queue::Settings, SettingsE
             ..defaults.windows.clone()
         },
         idle: delivery.idle.0,
+        most_messages: configuration.queue.messages,
         return_limit: configuration.reports.returned.as_usize(),
         ..defaults
     })

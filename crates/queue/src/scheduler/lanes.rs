@@ -5,6 +5,7 @@
 //! the idle and the starting connections will take. A lane whose hosts can't be reached rests as a whole: what was
 //! ready, and what becomes ready meanwhile, is put off without an attempt, and one probe goes out after the rest.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -232,25 +233,38 @@ impl Scheduler {
         Some(self.lanes.by_id.get(&lane)?.target.lane.clone())
     }
 
-    /// How all lanes are.
-    pub(crate) fn lane_states(&self, now: Now) -> Vec<LaneState> {
-        let mut flying: HashMap<LaneId, usize> = HashMap::new();
-        for grant in self.lanes.grants.values() {
-            *flying.entry(grant.lane).or_default() += grant.flights.len();
-        }
-        let state = |(id, lane): (&LaneId, &Record)| {
-            let until = lane.backoff.resting_until().filter(|until| *until > now.instant);
-            LaneState {
-                lane: lane.target.lane.clone(),
-                ready: lane.ready,
-                connections: lane.connections,
-                allowed: lane.concurrency.allowed(&lane.settings.limits),
-                flying: flying.get(id).copied().unwrap_or(0),
-                resting_until: until.map(|until| now.told(now.due_at(until))),
-                fault: lane.fault.clone(),
-            }
-        };
-        self.lanes.by_id.iter().map(state).collect()
+    /// How the lanes are that have the most ready.
+    pub(crate) fn busiest_lanes(&self, most: usize, now: Now) -> Vec<LaneState> {
+        let order = |(id, lane): (&LaneId, &Record)| (Reverse(lane.ready), Reverse(lane.connections), *id);
+        let mut busiest: Vec<_> = self.lanes.by_id.iter().map(order).collect();
+        busiest.sort_unstable();
+        busiest.into_iter().take(most).filter_map(|(_, _, id)| self.lane_state(id, now)).collect()
+    }
+
+    /// How the lane of a destination is, if its hosts are known.
+    pub(crate) fn lane_state_of(&self, name: &Destination, now: Now) -> Option<LaneState> {
+        self.lane_state(self.lane_id(name)?, now)
+    }
+
+    /// How many lanes there are, and how many of them rest.
+    pub(crate) fn count_lanes(&self, now: Now) -> (usize, usize) {
+        let lanes = self.lanes.by_id.len();
+        (lanes, self.lanes.by_id.keys().filter(|id| self.lanes.rests(**id, now)).count())
+    }
+
+    fn lane_state(&self, id: LaneId, now: Now) -> Option<LaneState> {
+        let lane = self.lanes.by_id.get(&id)?;
+        let until = lane.backoff.resting_until().filter(|until| *until > now.instant);
+        let grants = self.lanes.grants.values().filter(|grant| grant.lane == id);
+        Some(LaneState {
+            lane: lane.target.lane.clone(),
+            ready: lane.ready,
+            connections: lane.connections,
+            allowed: lane.concurrency.allowed(&lane.settings.limits),
+            flying: grants.map(|grant| grant.flights.len()).sum(),
+            resting_until: until.map(|until| now.told(now.due_at(until))),
+            fault: lane.fault.clone(),
+        })
     }
 
     /// Open connections.
@@ -342,8 +356,7 @@ impl Scheduler {
         lane.fault = Some(fault.clone());
         let until = now.due_at(until);
         let setback = Setback { lane: lane.target.lane.clone(), until: now.told(until) };
-        lane.ready = 0;
-        for (key, ticket) in lane.work.drain() {
+        for (key, ticket) in lane.drain() {
             if self.entries.get(&key).is_some_and(|entry| entry.phase == Phase::Queued(id, ticket)) {
                 self.attend(key, Why::LaneRests(fault.clone(), until));
             }

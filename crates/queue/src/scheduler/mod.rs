@@ -8,14 +8,18 @@
 //!  store ───────────────► waiting ─► queued ─────────► flying ───────────────┐
 //!                            │         │                                     ▼
 //!                            └─────────┴─► attended (no attempt possible) ─► busy ─► settled: back to the store
+//!                                                                             │ ▲
+//!                                                                    aside ◄──┘ └── (waiting, after a while)
 //! ```
 //!
-//! `windows` decides what is loaded, destination by destination; `lanes` decides who may connect and what a connection
-//! gets. What must always hold: entries never outnumber the limit; an entry that leaves memory while the store still has
+//! `windows` decides what is loaded, destination by destination; `places` knows where a destination's mail goes; `lanes`
+//! decides who may connect and what a connection gets; `aside` keeps what could not be worked on. What must always hold: entries never outnumber the limit; an entry that leaves memory while the store still has
 //! it scheduled makes its destination look for it again; a busy or flying entry is never loaded a second time.
 
+mod aside;
 pub(crate) mod fair;
 mod lanes;
+mod places;
 mod roster;
 mod windows;
 
@@ -28,12 +32,15 @@ use store::StoredMessage;
 
 use fair::{Class, Name, Weights};
 pub(crate) use lanes::{LaneState, Pull, Setback, Work};
+pub(crate) use places::Resting;
 pub(crate) use roster::{GrantId, LaneId, Settings as Placement};
-pub(crate) use windows::{DestinationId, Load, Page, Resting};
+pub(crate) use windows::{DestinationId, Load, Page};
 
 /// A delivery: the message, and which of its deliveries.
 pub(crate) type Key = (MessageId, u32);
 
+/// Entries that claims may make, beside what memory may hold otherwise.
+const CLAIMS: usize = 4096;
 /// A clock jump larger than this is taken for one.
 const JUMP: Duration = Duration::from_secs(600);
 /// For how long nothing expires after the wall clock jumped ahead: time to notice and to set it right.
@@ -128,8 +135,12 @@ struct Entry {
     item: Item,
     destination: DestinationId,
     phase: Phase,
+    /// Not loaded, but made by a claim: only its key is true.
+    claimed: bool,
     /// How often a connection took it and ended without a word about it.
     dropped: u8,
+    /// How often it was set aside.
+    setbacks: u8,
     /// What an operator wants once the attempt is over.
     order: Option<Order>,
     /// The message as it was handed out, while it is flying.
@@ -148,6 +159,8 @@ enum Phase {
     Attended(u64),
     /// Being changed: by the driver, by an operator, or recorded and not yet durable.
     Busy,
+    /// Set aside until then.
+    Aside(Instant),
 }
 
 /// What an operator wants of a delivery that is being attempted, once its outcome is known.
@@ -201,6 +214,9 @@ pub(crate) struct Scheduler {
     weights: Weights,
     entries: HashMap<Key, Entry>,
     riders: usize,
+    /// Entries made by claims.
+    claimed: usize,
+    aside: BTreeSet<(Instant, Key)>,
     tickets: u64,
     attention: VecDeque<(Key, u64, Why)>,
     destinations: windows::Destinations,
@@ -220,6 +236,8 @@ impl Scheduler {
             weights,
             entries: HashMap::new(),
             riders: 0,
+            claimed: 0,
+            aside: BTreeSet::new(),
             tickets: 0,
             attention: VecDeque::new(),
             destinations: windows::Destinations::default(),
@@ -235,9 +253,10 @@ impl Scheduler {
     /// A new message's delivery, durable in the store. `false`: there is no room for it now, and it is loaded later.
     pub(crate) fn admit(&mut self, destination: &Destination, mut item: Item, now: Now) -> bool {
         let id = self.destination(destination);
-        let room = self.entries.len() < self.windows.total && self.has_room_for_new(id);
+        let room = self.free() > 0 && self.has_room_for_new(id);
         if !room || self.stopped || self.entries.contains_key(&item.key) {
-            self.scheduled(destination, item.due, now);
+            self.overflowed(id);
+            self.look_for(id, item.due, now);
             return false;
         }
         if self.riders >= self.windows.riders {
@@ -256,12 +275,16 @@ impl Scheduler {
     /// Takes a delivery to change it: nobody else will until [`Self::settled`] or [`Self::restore`].
     pub(crate) fn claim(&mut self, key: Key, destination: &Destination, now: Now) -> Claim {
         let phase = match self.entries.get(&key) {
-            None if self.entries.len() >= self.windows.total => return Claim::Full,
+            None if self.claimed >= CLAIMS => return Claim::Full,
             None => {
                 let id = self.destination(destination);
                 let (class, due) = (Class::Retry, Timestamp::default());
                 let item = Item { key, due, class, tenant: None, campaign: None, cost: 1, rider: None };
                 self.keep(id, item, Phase::Busy);
+                if let Some(entry) = self.entries.get_mut(&key) {
+                    entry.claimed = true;
+                    self.claimed += 1;
+                }
                 return Claim::Taken;
             }
             Some(entry) => entry.phase,
@@ -273,6 +296,7 @@ impl Scheduler {
                 self.lanes.withdrawn(lane);
                 self.make_room(lane, now);
             }
+            Phase::Aside(until) => self.no_longer_aside(until, key),
             Phase::Waiting | Phase::Attended(_) => {}
         }
         self.set_phase(key, Phase::Busy);
@@ -301,15 +325,6 @@ impl Scheduler {
     pub(crate) fn settled(&mut self, key: Key, scheduled: &[(Destination, Timestamp)], now: Now) {
         for (destination, due) in scheduled {
             self.scheduled(destination, *due, now);
-        }
-        self.forget(key, now);
-    }
-
-    /// A busy delivery stays as it was in the store: its destination looks for it again after a pause.
-    pub(crate) fn restore(&mut self, key: Key, due: Timestamp, pause: Duration, now: Now) {
-        if let Some(destination) = self.entries.get(&key).map(|entry| entry.destination) {
-            self.pause_loads(destination, pause, now);
-            self.look_for(destination, due, now);
         }
         self.forget(key, now);
     }
@@ -381,6 +396,7 @@ impl Scheduler {
     pub(crate) fn stop(&mut self) {
         self.stopped = true;
         self.attention.clear();
+        self.aside.clear();
         self.entries.retain(|_, entry| matches!(entry.phase, Phase::Flying(_) | Phase::Busy));
         self.rung.extend(self.lanes.waiting());
     }
@@ -394,6 +410,17 @@ impl Scheduler {
         self.entries.len()
     }
 
+    /// Of these, those that count as the cache.
+    fn cached(&self) -> usize {
+        self.entries.len() - self.claimed
+    }
+
+    /// When something will have to be done.
+    pub(crate) fn deadline(&self, now: Now) -> Option<Instant> {
+        let aside = self.aside.first().map(|(until, _)| *until);
+        self.load_at(now).into_iter().chain(aside).min()
+    }
+
     fn enter(&mut self, destination: DestinationId, item: Item, now: Now) {
         let key = item.key;
         self.keep(destination, item, Phase::Waiting);
@@ -404,12 +431,15 @@ impl Scheduler {
         self.riders += usize::from(item.rider.is_some());
         self.count_in(destination, item.class);
         let key = item.key;
-        self.entries.insert(key, Entry { item, destination, phase, dropped: 0, order: None, boarded: None });
+        let (claimed, dropped, setbacks) = (false, 0, 0);
+        let entry = Entry { item, destination, phase, claimed, dropped, setbacks, order: None, boarded: None };
+        self.entries.insert(key, entry);
     }
 
     fn forget(&mut self, key: Key, now: Now) {
         let Some(entry) = self.entries.remove(&key) else { return };
         self.riders -= usize::from(entry.item.rider.is_some());
+        self.claimed -= usize::from(entry.claimed);
         self.count_out(entry.destination, entry.item.class, now);
     }
 

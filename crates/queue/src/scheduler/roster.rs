@@ -28,10 +28,14 @@ pub(crate) struct Settings {
     pub(crate) backoff: BackoffSettings,
 }
 
+/// In which order the hosts of a site are tried: the rank of each, by name. Domains may rank the hosts of one site
+/// differently, and a connection serves those alone that rank them alike.
+type Ranks = Box<[u8]>;
+
 #[derive(Debug)]
 pub(super) struct Lanes {
     pub(super) by_id: HashMap<LaneId, Record>,
-    pub(super) by_name: HashMap<Lane, LaneId>,
+    by_name: HashMap<(Lane, Ranks), LaneId>,
     pub(super) grants: HashMap<GrantId, Grant>,
     pub(super) next: u64,
     pub(super) randomness: Randomness,
@@ -112,10 +116,10 @@ impl Lanes {
 
     /// The lane of a target, which is the target of new connections from now on.
     pub(super) fn place(&mut self, target: Arc<Target>, settings: Settings, now: Now) -> LaneId {
-        if let Some(id) = self.by_name.get(&target.lane).copied()
+        let name = (target.lane.clone(), ranks(&target));
+        if let Some(id) = self.by_name.get(&name).copied()
             && let Some(lane) = self.by_id.get_mut(&id)
         {
-            // Domains of one site may rank its hosts differently; only other hosts end what is open.
             lane.epoch += u64::from(!same_hosts(&lane.target, &target));
             lane.target = target;
             lane.settings = settings;
@@ -123,7 +127,7 @@ impl Lanes {
         }
         self.next += 1;
         let id = LaneId(self.next);
-        self.by_name.insert(target.lane.clone(), id);
+        self.by_name.insert(name, id);
         self.by_id.insert(id, Record::new(target, settings, now.instant));
         id
     }
@@ -154,11 +158,15 @@ impl Lanes {
     }
 
     pub(super) fn drain_all(&mut self) -> Vec<(Key, u64)> {
-        let mut all = Vec::new();
-        for lane in self.by_id.values_mut() {
-            lane.ready = 0;
-            all.extend(lane.work.drain());
-        }
+        let mut drained: Vec<_> = self.by_id.iter_mut().map(|(id, lane)| (*id, lane.drain())).collect();
+        drained.sort_unstable_by_key(|(id, _)| *id);
+        drained.into_iter().flat_map(|(_, work)| work).collect()
+    }
+
+    /// Nobody waits for room in a lane any more.
+    pub(super) fn unpark_all(&mut self) -> Vec<DestinationId> {
+        let mut all: Vec<_> = self.by_id.values_mut().flat_map(|lane| std::mem::take(&mut lane.parked)).collect();
+        all.sort_unstable();
         all
     }
 
@@ -193,9 +201,13 @@ impl Lanes {
             let resting = lane.backoff.resting_until().is_some_and(|until| now.instant < until);
             let used = lane.destinations + lane.ready + lane.parked.len() > 0 || lane.connections > 0;
             if used || resting || !old {
+                if lane.ready == 0 && lane.connections == 0 {
+                    // A lane without work costs no more than what it has learned.
+                    lane.drain();
+                }
                 return true;
             }
-            by_name.remove(&lane.target.lane);
+            by_name.remove(&(lane.target.lane.clone(), ranks(&lane.target)));
             false
         });
     }
@@ -287,9 +299,36 @@ impl Record {
         }
     }
 
+    /// Takes out all of its work, and the memory that it needed.
+    pub(super) fn drain(&mut self) -> Vec<(Key, u64)> {
+        self.ready = 0;
+        std::mem::replace(&mut self.work, Fair::new()).drain()
+    }
+
     /// Whether more is ready than the connections that are idle or starting will take.
     pub(super) fn has_use(&self) -> bool {
         self.ready > (self.idle + self.starting) as usize
+    }
+}
+
+fn ranks(target: &Target) -> Ranks {
+    if target.hosts.len() < 2 {
+        return Ranks::default();
+    }
+    let mut hosts: Vec<(String, u16)> = target.hosts.iter().map(named).collect();
+    hosts.sort_unstable();
+    let mut preferences: Vec<u16> = hosts.iter().map(|(_, preference)| *preference).collect();
+    preferences.sort_unstable();
+    preferences.dedup();
+    let rank = |(_, preference): &(String, u16)| preferences.binary_search(preference).unwrap_or(0).min(255) as u8;
+    hosts.iter().map(rank).collect()
+}
+
+fn named(host: &TargetHost) -> (String, u16) {
+    match host {
+        TargetHost::Name { name, port, preference } => (format!("{name}:{port}"), *preference),
+        TargetHost::Address { address, preference } => (address.to_string(), *preference),
+        TargetHost::Unix { path } => (path.display().to_string(), 0),
     }
 }
 

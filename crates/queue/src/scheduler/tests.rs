@@ -101,6 +101,7 @@ impl World {
 
     /// What the engine does, until there is nothing to do.
     fn engine(&mut self) {
+        self.scheduler.take_up(self.now);
         for _ in 0..10_000 {
             if let Some((id, name)) = self.scheduler.next_unplaced() {
                 let target = target(Self::number(&name) % self.sites);
@@ -111,7 +112,11 @@ impl World {
             } else {
                 let batch = self.scheduler.next_attention(16);
                 if batch.is_empty() {
-                    return self.check();
+                    self.check();
+                    if self.scheduler.wants_place() {
+                        continue;
+                    }
+                    return;
                 }
                 for (item, name, _) in batch {
                     assert!(!self.flying.contains(&item.key), "attended while flying");
@@ -191,7 +196,7 @@ impl World {
     }
 
     fn check(&self) {
-        assert!(self.scheduler.len() <= self.most, "{} in memory", self.scheduler.len());
+        assert!(self.scheduler.cached() <= self.most, "{} in memory", self.scheduler.len());
         assert!(self.grants.len() <= self.scheduler.windows.connections);
     }
 
@@ -256,6 +261,7 @@ enum Step {
     Pull(usize),
     Deliver(usize),
     Defer(usize, u64),
+    Restore(usize),
     Unreachable(usize),
     End(usize),
     Take(u128),
@@ -273,6 +279,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => (0usize..3).prop_map(Step::Pull),
         3 => (0usize..3).prop_map(Step::Deliver),
         3 => (0usize..3, 0u64..500).prop_map(|(g, s)| Step::Defer(g, s)),
+        2 => (0usize..3).prop_map(Step::Restore),
         1 => (0usize..3).prop_map(Step::Unreachable),
         2 => (0usize..3).prop_map(Step::End),
         2 => (1u128..40).prop_map(Step::Take),
@@ -304,6 +311,11 @@ fn run(world: &mut World, step: &Step) {
                 world.scheduler.progressed(world.grants[at].0, Some(fault()), world.now);
                 let due = world.now.due + Duration::from_secs(seconds);
                 world.settle(key, Some((destination, due)));
+            }
+        }
+        Step::Restore(at) => {
+            if let Some((key, _)) = world.land(at) {
+                world.scheduler.restore(key, world.now);
             }
         }
         Step::Unreachable(at) => {
@@ -367,7 +379,7 @@ fn a_destination_with_very_much_due_leaves_room_for_others() {
     let last = world.arrive(778);
     world.engine();
     assert_eq!(world.scheduler.claim(last, &World::name(778), world.now), Claim::Taken, "new mail is in memory");
-    let states = world.scheduler.lane_states(world.now);
+    let states = world.scheduler.busiest_lanes(100, world.now);
     assert!(states.iter().any(|state| state.lane.site.as_str() == "s777" && state.ready == 1), "so is a retry");
 }
 
@@ -545,4 +557,125 @@ fn the_schedule_never_goes_back_and_returns_when_the_clock_does() {
     world.jump(0);
     assert_eq!((world.now.due, world.now.lead), (before + hour, Duration::ZERO));
     assert!(world.scheduler.may_expire(world.now));
+}
+
+#[test]
+fn what_cannot_be_worked_on_waits_alone_and_longer_each_time() {
+    let mut world = World::new(Windows::default(), 1);
+    let keys: Vec<Key> = (0..3).map(|_| world.stored(0, world.now.due)).collect();
+    world.scheduler.scheduled(&World::name(0), world.now.due, world.now);
+    world.engine();
+    world.grant().unwrap();
+    let bad = world.pull(0).unwrap();
+    assert_eq!(bad, keys[0]);
+    for seconds in [5, 10, 20, 40, 80, 160, 320, 600, 600] {
+        world.land(0).unwrap();
+        world.scheduler.restore(bad, world.now);
+        assert_eq!(world.scheduler.aside(), 1);
+        world.engine();
+        while let Some(other) = world.pull(0) {
+            assert_ne!(other, bad, "it is left alone for {seconds} s");
+            let (key, _) = world.land(0).unwrap();
+            world.settle(key, None);
+        }
+        world.advance(Duration::from_secs(seconds));
+        world.scheduler.take_up(world.now);
+        world.engine();
+        assert_eq!(world.pull(0), Some(bad), "then it is tried again");
+    }
+    let (key, _) = world.land(0).unwrap();
+    world.settle(key, None);
+    assert!(world.at.is_empty(), "the others went on");
+    assert_eq!((world.scheduler.aside(), world.scheduler.len()), (0, 0));
+}
+
+#[test]
+fn when_much_is_set_aside_memory_is_not_taken_by_it() {
+    let mut world = World::new(Windows { total: 80, ..Windows::default() }, 1);
+    for _ in 0..40 {
+        world.stored(0, world.now.due);
+    }
+    world.scheduler.scheduled(&World::name(0), world.now.due, world.now);
+    world.engine();
+    world.grant().unwrap();
+    while world.pull(0).is_some() {
+        let (key, _) = world.land(0).unwrap();
+        world.scheduler.restore(key, world.now);
+        assert!(world.scheduler.aside() <= 10);
+    }
+    world.drain();
+}
+
+#[test]
+fn new_mail_beyond_the_window_comes_in_as_soon_as_there_is_room() {
+    let mut world = World::new(Windows { total: 1000, destination: 20, ..Windows::default() }, 1);
+    for _ in 0..200 {
+        world.arrive(0);
+        world.engine();
+    }
+    world.grant().unwrap();
+    let mut delivered = 0;
+    while world.pull(0).is_some() {
+        let (key, _) = world.land(0).unwrap();
+        world.settle(key, None);
+        delivered += 1;
+        world.engine();
+    }
+    assert_eq!(delivered, 200, "without a moment of waiting");
+}
+
+#[test]
+fn domains_that_rank_the_hosts_of_a_site_differently_have_lanes_of_their_own() {
+    let ranked = |first: &str, second: &str| {
+        let host =
+            |name: &str, preference| TargetHost::Name { name: Domain::parse(name).unwrap(), port: 25, preference };
+        let target = Arc::unwrap_or_clone(target(0));
+        Arc::new(Target { hosts: vec![host(first, 10), host(second, 20)], ..target })
+    };
+    let mut world = World::new(Windows::default(), 1);
+    for (domain, target) in [(0, ranked("a.example", "b.example")), (1, ranked("b.example", "a.example"))] {
+        world.arrive(domain);
+        let (id, _) = world.scheduler.next_unplaced().unwrap();
+        world.scheduler.placed(id, target, placement(), world.now);
+    }
+    world.arrive(2);
+    let (id, _) = world.scheduler.next_unplaced().unwrap();
+    world.scheduler.placed(id, ranked("a.example", "b.example"), placement(), world.now);
+    let states = world.scheduler.busiest_lanes(100, world.now);
+    let mut ready: Vec<usize> = states.iter().map(|state| state.ready).collect();
+    ready.sort_unstable();
+    assert_eq!(ready, [1, 2], "the third shares the lane of the first");
+}
+
+#[test]
+fn pages_are_whole_also_when_memory_is_full() {
+    let mut world = World::new(Windows { total: 200, lane: 2000, ..Windows::default() }, 1000);
+    for destination in 0..400 {
+        for _ in 0..8 {
+            world.stored(destination, world.now.due);
+        }
+        world.scheduler.scheduled(&World::name(destination), world.now.due, world.now);
+    }
+    let mut loads = 0;
+    while !world.at.is_empty() {
+        while let Some((id, name)) = world.scheduler.next_unplaced() {
+            world.scheduler.placed(id, target(World::number(&name)), placement(), world.now);
+        }
+        while let Some(load) = world.scheduler.next_load(world.now) {
+            let page = world.page(&load);
+            loads += 1;
+            world.scheduler.loaded(&load, page, world.now);
+            world.check();
+        }
+        while world.grant().is_some() {}
+        for at in (0..world.grants.len()).rev() {
+            while world.pull(at).is_some() {
+                let (key, _) = world.land(at).unwrap();
+                world.settle(key, None);
+            }
+            world.end(at);
+        }
+        world.advance(Duration::from_millis(10));
+    }
+    assert!(loads <= 1000, "{loads} pages for 400 destinations with 8 each");
 }

@@ -3,34 +3,33 @@
 //! A destination's deliveries are read from the store in pages, when its earliest one is due and there is room. How much
 //! room a destination or a lane has shrinks with what is free in total (dynamic thresholds, as in a switch's shared
 //! buffer): a million deliveries of one destination, or a thousand destinations that do not move, leave room for the
-//! next one. A page begins where the last one ended; it begins at the start again only when something before that place
-//! may have been left out.
+//! next one. The hosts of a destination are found before its mail is loaded, so that what is loaded fits its lane. A page
+//! begins where the last one ended; it begins at the start again only when something before that place may have been left
+//! out.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mail::{Destination, Fault, Target, Timestamp};
+use mail::{Destination, Timestamp};
 use store::Cursor;
 
 use super::fair::Class;
-use super::roster::{LaneId, Settings};
-use super::{Entry, Item, Key, Now, Phase, Scheduler, Why};
+use super::places::Place;
+use super::roster::LaneId;
+use super::{Item, Key, Now, Scheduler};
 
 /// The most deliveries of one page.
 const PAGE: usize = 512;
-/// What a destination of which nothing is in memory may load, however full memory is.
+/// What a destination of which nothing is in memory may load, unless only the reserve is left.
 const LEAST: usize = 8;
 /// One part in so many of memory is kept for such destinations.
 const RESERVE: usize = 16;
+/// The most destinations that are looked at for the next page.
+const SCAN: usize = 256;
 /// What may be in memory of a destination whose lane rests.
 const RESTING: usize = 64;
 /// A destination that had nothing more that was due is read again no sooner than this.
 const LOAD_PAUSE: Duration = Duration::from_secs(1);
-/// How long the hosts of a destination are believed.
-const PLACE_AGE: Duration = Duration::from_secs(60);
-/// How long it is believed that they can't be found.
-const NO_PLACE_AGE: Duration = Duration::from_secs(20);
 /// How long to wait before looking again for destinations and lanes to forget.
 const SWEEP_PAUSE: Duration = Duration::from_secs(10);
 /// How many parked destinations are let go at once when room is made.
@@ -42,34 +41,45 @@ pub(crate) struct DestinationId(u64);
 /// All destinations with something to do, or whose hosts are remembered.
 #[derive(Debug, Default)]
 pub(super) struct Destinations {
-    by_id: HashMap<DestinationId, Record>,
-    by_name: HashMap<Destination, DestinationId>,
+    pub(super) by_id: HashMap<DestinationId, Record>,
+    pub(super) by_name: HashMap<Destination, DestinationId>,
     next: u64,
     /// When each one that is neither loading nor parked is to be loaded.
     heads: BTreeSet<(Timestamp, DestinationId)>,
     /// Those whose hosts are wanted.
-    unplaced: VecDeque<DestinationId>,
+    pub(super) unplaced: VecDeque<DestinationId>,
     /// Those that wait for room in all of memory.
     parked: VecDeque<DestinationId>,
+    /// Entries that loads under way may bring.
+    expected: usize,
+    /// Nothing is read before, because something could not be.
+    unreadable_until: Option<Instant>,
     /// Those that fell idle, the longest first; a line may be stale.
     idle: VecDeque<(DestinationId, u64)>,
     swept_at: Option<Instant>,
 }
 
 #[derive(Debug)]
-struct Record {
-    name: Destination,
-    place: Place,
+pub(super) struct Record {
+    pub(super) name: Destination,
+    pub(super) place: Place,
     first: usize,
     retry: usize,
-    waiting: Vec<Key>,
+    /// Entries that are set aside.
+    aside: usize,
+    /// Entries that wait for the place.
+    pub(super) waiting: Vec<Key>,
     /// The earliest due time of what the store may have beside what is in memory.
     next_due: Option<Timestamp>,
     head: Option<Timestamp>,
     /// All that is due up to here is in memory or settled.
     cursor: Option<(Cursor, Timestamp)>,
     loading: bool,
+    /// It is loaded once its place is known.
+    pub(super) sought: bool,
     rewind: bool,
+    /// New mail did not come into memory since it was last loaded.
+    overflowed: bool,
     parked: Option<Parked>,
     not_before: Option<Instant>,
     idle_since: u64,
@@ -77,21 +87,13 @@ struct Record {
 
 /// What a destination waits for before more of it is loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Parked {
+pub(super) enum Parked {
     /// Its own deliveries to become fewer.
     Own,
     /// Its lane to become emptier.
     Lane,
     /// Room in all of memory.
     Memory,
-}
-
-#[derive(Clone, Debug)]
-enum Place {
-    Unknown,
-    Asked,
-    At(LaneId, Instant),
-    Nowhere(Why, Instant),
 }
 
 /// A page to read from the store.
@@ -102,6 +104,8 @@ pub(crate) struct Load {
     pub(crate) after: Option<Cursor>,
     pub(crate) until: Timestamp,
     pub(crate) limit: usize,
+    /// How many of them may be new to memory.
+    room: usize,
 }
 
 /// What was read.
@@ -115,17 +119,6 @@ pub(crate) struct Page {
     pub(crate) next_due: Option<Timestamp>,
 }
 
-/// Why a destination has no lane.
-#[derive(Clone, Debug)]
-pub(crate) enum Resting {
-    /// Its hosts can't be found, or there are none.
-    Fault(Fault),
-    /// Routing does not yield it any more.
-    Vanished,
-    /// It is not a place for mail but for reports that are owed.
-    Notices,
-}
-
 impl Destinations {
     pub(super) fn name(&self, id: DestinationId) -> Destination {
         self.by_id.get(&id).map_or_else(|| Destination::new(""), |record| record.name.clone())
@@ -133,12 +126,17 @@ impl Destinations {
 }
 
 impl Scheduler {
-    /// The next page to read, if a destination's time has come and there is room. Its result goes to
-    /// [`Self::loaded`] or [`Self::load_failed`].
+    /// The next page to read, if a destination's time has come, its hosts are known and there is room. Its result goes
+    /// to [`Self::loaded`] or [`Self::load_failed`].
+    ///
+    /// Looks at so many destinations and no more: if there may be others, the next call goes on.
     pub(crate) fn next_load(&mut self, now: Now) -> Option<Load> {
-        while !self.stopped {
+        if self.stopped || self.destinations.unreadable_until.is_some_and(|until| now.instant < until) {
+            return None;
+        }
+        for _ in 0..SCAN {
             let (head, id) = *self.destinations.heads.first()?;
-            if head > now.due {
+            if head > now.due || self.is_seeking_enough() {
                 return None;
             }
             self.destinations.heads.pop_first();
@@ -146,16 +144,24 @@ impl Scheduler {
             let record = self.destinations.by_id.get_mut(&id)?;
             record.head = None;
             let Some(room) = room else { continue };
+            if !record.place.is_known(now) {
+                record.sought = true;
+                self.seek(id);
+                continue;
+            }
             record.loading = true;
             record.next_due = None;
+            record.overflowed = false;
             // From the start, what is in memory comes first again.
-            let known = if record.cursor.is_none() { record.first + record.retry } else { 0 };
+            let known = if record.cursor.is_none() { record.known() } else { 0 };
+            self.destinations.expected += room;
             return Some(Load {
                 id,
                 destination: record.name.clone(),
                 after: record.cursor.map(|(cursor, _)| cursor),
                 until: now.due,
                 limit: room + known,
+                room,
             });
         }
         None
@@ -163,6 +169,8 @@ impl Scheduler {
 
     /// A page arrived.
     pub(crate) fn loaded(&mut self, load: &Load, page: Page, now: Now) {
+        self.destinations.expected -= load.room;
+        self.destinations.unreadable_until = None;
         let full = page.items.len() >= load.limit;
         let last = page.items.last().map(|item| item.due);
         let mut left_out = false;
@@ -170,7 +178,7 @@ impl Scheduler {
             if self.stopped || self.entries.contains_key(&item.key) {
                 continue;
             }
-            if self.entries.len() >= self.windows.total {
+            if self.cached() >= self.windows.total {
                 left_out = true;
                 break;
             }
@@ -189,70 +197,29 @@ impl Scheduler {
         record.next_due = earlier(record.next_due, rest);
         self.set_head(load.id, now);
         self.settle_idle(load.id);
+        self.memory_freed(now);
     }
 
-    /// A page could not be read: again after a pause.
-    pub(crate) fn load_failed(&mut self, load: &Load, now: Now) {
-        let Some(record) = self.destinations.by_id.get_mut(&load.id) else { return };
+    /// A page could not be read. All of the schedule is in one place: nothing is read for a moment. Says whether that is
+    /// news.
+    pub(crate) fn load_failed(&mut self, load: &Load, now: Now) -> bool {
+        self.destinations.expected -= load.room;
+        let news = self.destinations.unreadable_until.replace(now.instant + LOAD_PAUSE).is_none();
+        let Some(record) = self.destinations.by_id.get_mut(&load.id) else { return news };
         record.loading = false;
-        record.not_before = Some(now.instant + LOAD_PAUSE);
+        if std::mem::take(&mut record.rewind) {
+            record.cursor = None;
+        }
         record.next_due = earlier(record.next_due, Some(load.until));
         self.set_head(load.id, now);
+        news
     }
 
-    /// The next destination whose hosts are to be found. The result goes to [`Self::placed`] or [`Self::unplaceable`].
-    pub(crate) fn next_unplaced(&mut self) -> Option<(DestinationId, Destination)> {
-        let id = self.destinations.unplaced.pop_front()?;
-        let record = self.destinations.by_id.get(&id)?;
-        Some((id, record.name.clone()))
-    }
-
-    /// Whether a destination's hosts are wanted.
-    pub(crate) fn wants_place(&self) -> bool {
-        !self.destinations.unplaced.is_empty()
-    }
-
-    /// A destination's hosts were found.
-    pub(crate) fn placed(&mut self, id: DestinationId, target: Arc<Target>, settings: Settings, now: Now) {
-        let lane = self.lanes.place(target, settings, now);
-        self.set_place(id, Place::At(lane, now.instant + PLACE_AGE));
-        self.route_waiting(id, now);
-    }
-
-    /// A destination has no hosts for now.
-    pub(crate) fn unplaceable(&mut self, id: DestinationId, resting: Resting, now: Now) {
-        let (why, age) = match resting {
-            Resting::Fault(fault) => (Why::NoHosts(Arc::new(fault)), NO_PLACE_AGE),
-            Resting::Vanished => (Why::Vanished, PLACE_AGE),
-            Resting::Notices => (Why::NoticeOwed, PLACE_AGE),
-        };
-        self.set_place(id, Place::Nowhere(why, now.instant + age));
-        self.route_waiting(id, now);
-    }
-
-    /// Settings changed: every destination's hosts are found anew, and what is queued waits for them.
-    pub(crate) fn reconfigure(&mut self, windows: super::Windows, weights: super::Weights, now: Now) {
-        (self.windows, self.weights) = (windows, weights);
-        let queued = self.lanes.drain_all();
-        for record in self.destinations.by_id.values_mut() {
-            if !matches!(record.place, Place::Asked) {
-                record.place = Place::Unknown;
-            }
-        }
-        self.lanes.unplace_all();
-        for (key, ticket) in queued {
-            let live = |entry: &&mut Entry| matches!(entry.phase, Phase::Queued(_, queued) if queued == ticket);
-            if let Some(entry) = self.entries.get_mut(&key).filter(live) {
-                entry.phase = Phase::Waiting;
-                self.route(key, now);
-            }
-        }
-    }
-
-    /// When something will have to be done here.
-    pub(crate) fn deadline(&self, now: Now) -> Option<Instant> {
-        let (head, _) = self.destinations.heads.first()?;
-        now.instant.checked_add(head.since(now.due))
+    /// When there will be something to load; not while that waits for hosts that are being looked for.
+    pub(super) fn load_at(&self, now: Now) -> Option<Instant> {
+        let (head, _) = self.destinations.heads.first().filter(|_| !self.is_seeking_enough())?;
+        let due = now.instant.checked_add(head.since(now.due))?;
+        Some(self.destinations.unreadable_until.map_or(due, |until| due.max(until)))
     }
 
     /// Forgets destinations that have had nothing to do for a while, and lanes without any. Looks only now and then.
@@ -265,9 +232,7 @@ impl Scheduler {
         while let Some((id, stamp)) = self.destinations.idle.front().copied() {
             let current = self.destinations.by_id.get(&id).filter(|r| r.idle_since == stamp && r.is_idle());
             if let Some(record) = current {
-                let fresh =
-                    matches!(record.place, Place::At(_, until) | Place::Nowhere(_, until) if until > now.instant);
-                if fresh && self.destinations.idle.len() <= self.windows.places {
+                if record.place.is_known(now) && self.destinations.idle.len() <= self.windows.places {
                     break;
                 }
                 self.drop_destination(id);
@@ -275,11 +240,6 @@ impl Scheduler {
             self.destinations.idle.pop_front();
         }
         self.lanes.sweep(now);
-    }
-
-    pub(super) fn lane_id(&self, name: &Destination) -> Option<LaneId> {
-        let record = self.destinations.by_id.get(self.destinations.by_name.get(name)?)?;
-        if let Place::At(lane, _) = record.place { Some(lane) } else { None }
     }
 
     /// Destinations known here.
@@ -297,27 +257,6 @@ impl Scheduler {
         all.by_name.insert(name.clone(), id);
         all.by_id.insert(id, Record::new(name.clone()));
         id
-    }
-
-    /// Brings an entry to where its destination's mail waits.
-    pub(super) fn route(&mut self, key: Key, now: Now) {
-        let Some(entry) = self.entries.get(&key) else { return };
-        let Some(record) = self.destinations.by_id.get_mut(&entry.destination) else { return };
-        let place = match &record.place {
-            Place::At(_, until) | Place::Nowhere(_, until) if *until <= now.instant => Place::Unknown,
-            place => place.clone(),
-        };
-        match place {
-            Place::At(lane, _) => self.enqueue(key, lane, now),
-            Place::Nowhere(why, _) => self.attend(key, why),
-            Place::Asked => record.waiting.push(key),
-            Place::Unknown => {
-                record.waiting.push(key);
-                let id = entry.destination;
-                self.set_place(id, Place::Asked);
-                self.destinations.unplaced.push_back(id);
-            }
-        }
     }
 
     /// The store has something of the destination that is due then.
@@ -344,6 +283,13 @@ impl Scheduler {
         }
     }
 
+    /// New mail found no room: it is loaded as soon as there is.
+    pub(super) fn overflowed(&mut self, id: DestinationId) {
+        if let Some(record) = self.destinations.by_id.get_mut(&id) {
+            record.overflowed = true;
+        }
+    }
+
     pub(super) fn pause_loads(&mut self, id: DestinationId, pause: Duration, now: Now) {
         if let Some(record) = self.destinations.by_id.get_mut(&id) {
             record.not_before = record.not_before.max(Some(now.instant + pause));
@@ -367,16 +313,35 @@ impl Scheduler {
         if let Some(record) = self.destinations.by_id.get_mut(&id) {
             let count = record.count(class);
             *count = count.saturating_sub(1);
-            if record.first + record.retry <= cap / 2 {
+            let held = record.first + record.retry;
+            if record.overflowed && held <= cap / 4 {
+                record.overflowed = false;
+                record.not_before = None;
+                self.set_head(id, now);
+            }
+            if held <= cap / 2 {
                 self.unpark(id, Parked::Own, now);
             }
         }
-        if self.entries.len() < self.windows.total {
+        self.memory_freed(now);
+        self.settle_idle(id);
+    }
+
+    /// Counts the entries that are set aside: they take no room of the window.
+    pub(super) fn count_aside(&mut self, id: DestinationId, change: isize) {
+        if let Some(record) = self.destinations.by_id.get_mut(&id) {
+            record.aside = record.aside.saturating_add_signed(change);
+        }
+    }
+
+    /// Once there is a good piece of memory free, more than the reserve, who waits for it may load: not with each entry
+    /// that leaves, or every page would hold one.
+    fn memory_freed(&mut self, now: Now) {
+        if self.free() >= (2 * self.windows.total / RESERVE).max(1) {
             for id in take_some(&mut self.destinations.parked, UNPARK) {
                 self.unpark(id, Parked::Memory, now);
             }
         }
-        self.settle_idle(id);
     }
 
     /// Something left a lane: once it is half empty, who waits for room in it may load.
@@ -391,19 +356,19 @@ impl Scheduler {
         }
     }
 
-    fn unpark(&mut self, id: DestinationId, from: Parked, now: Now) {
+    pub(super) fn unpark(&mut self, id: DestinationId, from: Parked, now: Now) {
         if let Some(record) = self.destinations.by_id.get_mut(&id).filter(|record| record.parked == Some(from)) {
             record.parked = None;
             self.set_head(id, now);
         }
     }
 
-    fn set_head(&mut self, id: DestinationId, now: Now) {
+    pub(super) fn set_head(&mut self, id: DestinationId, now: Now) {
         let Some(record) = self.destinations.by_id.get_mut(&id) else { return };
         if let Some(head) = record.head.take() {
             self.destinations.heads.remove(&(head, id));
         }
-        if record.loading || record.parked.is_some() {
+        if record.loading || record.sought || record.parked.is_some() {
             return;
         }
         if let Some(due) = record.next_due {
@@ -416,7 +381,7 @@ impl Scheduler {
 
     /// How much may be loaded of a destination; `None` if it is to wait, and then it is parked.
     fn room(&mut self, id: DestinationId, now: Now) -> Option<usize> {
-        let free = self.windows.total.saturating_sub(self.entries.len());
+        let free = self.free();
         let cap = self.threshold(self.windows.destination, 8);
         let lane_cap = self.threshold(self.windows.lane, 4).max(LEAST);
         let record = self.destinations.by_id.get_mut(&id)?;
@@ -427,6 +392,7 @@ impl Scheduler {
             _ => 0,
         };
         let (mut room, mut worth) = ((2 * cap).saturating_sub(held).max(least), cap / 4);
+        // The lane where its mail went last is most likely that of what comes next.
         if let Place::At(lane, _) = record.place {
             if self.lanes.rests(lane, now) {
                 (room, worth) = (RESTING.saturating_sub(held), 1);
@@ -451,34 +417,17 @@ impl Scheduler {
         Some(room.min(free).min(PAGE))
     }
 
+    /// Entries that may still come in, beside those that are on their way.
+    pub(super) fn free(&self) -> usize {
+        self.windows.total.saturating_sub(self.cached() + self.destinations.expected)
+    }
+
     /// A share of what is free beyond the reserve, within bounds.
     fn threshold(&self, most: usize, share: usize) -> usize {
-        let free = self.windows.total.saturating_sub(self.entries.len());
-        (free.saturating_sub(self.windows.total / RESERVE) / share).min(most)
+        (self.free().saturating_sub(self.windows.total / RESERVE) / share).min(most)
     }
 
-    fn set_place(&mut self, id: DestinationId, place: Place) {
-        let Some(record) = self.destinations.by_id.get_mut(&id) else { return };
-        let new = if let Place::At(lane, _) = place { Some(lane) } else { None };
-        if let Place::At(old, _) = std::mem::replace(&mut record.place, place) {
-            self.lanes.unplaced(old);
-        }
-        if let Some(lane) = new {
-            self.lanes.placed(lane);
-        }
-    }
-
-    fn route_waiting(&mut self, id: DestinationId, now: Now) {
-        let Some(record) = self.destinations.by_id.get_mut(&id) else { return };
-        for key in std::mem::take(&mut record.waiting) {
-            if self.entries.get(&key).is_some_and(|entry| entry.phase == Phase::Waiting) {
-                self.route(key, now);
-            }
-        }
-        self.settle_idle(id);
-    }
-
-    fn settle_idle(&mut self, id: DestinationId) {
+    pub(super) fn settle_idle(&mut self, id: DestinationId) {
         let Some(record) = self.destinations.by_id.get_mut(&id) else { return };
         if record.is_idle() {
             self.tickets += 1;
@@ -507,12 +456,15 @@ impl Record {
             place: Place::Unknown,
             first: 0,
             retry: 0,
+            aside: 0,
             waiting: Vec::new(),
             next_due: None,
             head: None,
             cursor: None,
             loading: false,
+            sought: false,
             rewind: false,
+            overflowed: false,
             parked: None,
             not_before: None,
             idle_since: 0,
@@ -520,8 +472,13 @@ impl Record {
     }
 
     fn is_idle(&self) -> bool {
-        let working = self.loading || matches!(self.place, Place::Asked);
-        self.first + self.retry == 0 && self.next_due.is_none() && !working
+        let working = self.loading || self.sought || matches!(self.place, Place::Asked);
+        self.known() == 0 && self.next_due.is_none() && !working
+    }
+
+    /// Its entries.
+    fn known(&self) -> usize {
+        self.first + self.retry + self.aside
     }
 
     fn count(&mut self, class: Class) -> &mut usize {

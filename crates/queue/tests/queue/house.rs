@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -286,6 +286,7 @@ pub struct Peers {
     attempts: Mutex<Vec<Attempt>>,
     events: Mutex<Vec<Event>>,
     pub connections: AtomicUsize,
+    panics: AtomicBool,
     pub changed: tokio::sync::Notify,
 }
 
@@ -297,8 +298,14 @@ impl Peers {
             attempts: Mutex::new(Vec::new()),
             events: Mutex::new(Vec::new()),
             connections: AtomicUsize::new(0),
+            panics: AtomicBool::new(false),
             changed: tokio::sync::Notify::new(),
         }
+    }
+
+    /// Whoever tells of the next attempt panics.
+    pub fn panic_at_next_attempt(&self) {
+        self.panics.store(true, Ordering::SeqCst);
     }
 
     /// From now on, for a recipient or a site.
@@ -404,6 +411,12 @@ fn outcome(does: Does) -> Outcome {
 
 impl Observer for Peers {
     fn observe(&self, event: &Event) {
+        let is_attempt = matches!(event, Event::Attempted { .. });
+        if is_attempt && self.panics.swap(false, Ordering::SeqCst) {
+            self.events.lock().unwrap().push(event.clone());
+            self.changed.notify_waiters();
+            panic!("as the test wants");
+        }
         self.events.lock().unwrap().push(event.clone());
         self.changed.notify_waiters();
     }

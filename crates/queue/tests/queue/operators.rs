@@ -34,7 +34,7 @@ async fn what_is_held_waits_for_its_release_over_restarts() {
     let held = shown.deliveries[0].held.clone().unwrap();
     assert_eq!((held.author.as_str(), held.reason.as_str()), ("root", "looks odd"));
     assert_eq!(shown.deliveries[0].state, State::Held);
-    let summary = house.queue.summary().await.unwrap();
+    let summary = house.queue.summary(100).await.unwrap();
     assert_eq!((summary.destinations[0].queued, summary.destinations[0].held), (0, 1));
     house.queue.act(Action::Release, &Selection::everything(), "root", "is fine").await.unwrap();
     house.until(|peers| peers.finished(ids[0]) == 1).await;
@@ -156,4 +156,63 @@ async fn commands_say_what_and_why() {
     assert!(house.queue.act(Action::Remove, &nothing, "root", "oops").await.is_err());
     assert!(house.queue.act(Action::Remove, &Selection::everything(), "root", " ").await.is_err());
     assert!(house.queue.count(&nothing).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_domain_is_acted_on_wherever_its_mail_is_and_no_other() {
+    let mut house = House::new(|_| ()).await;
+    let mut recipients: Vec<String> = (0..30).map(|at| format!("user{at}@example.org")).collect();
+    recipients.push("other@example.com".into());
+    deferred(&mut house, &recipients.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    // From now on a route leads there, under which what comes is found too.
+    let route = |settings: &mut queue::Settings| {
+        let to = queue::To::SmartHosts(vec![queue::SmartHost {
+            host: "mx.example.org".parse().unwrap(),
+            port: 25,
+            mx: false,
+        }]);
+        let matches = vec![queue::Match::Domain("example.org".parse().unwrap())];
+        let name = "relay".to_owned();
+        settings.routes.push(queue::Route { name, matches, to, source: None, retry: None, limits: None });
+    };
+    // Ids are made from the time of the start.
+    house.advance(MINUTE).await;
+    let mut house = house.restart(route).await;
+    house.start();
+    house.peers.set("late@example.org", Does::Defer);
+    house.send(SENDER, &["late@example.org"]).await;
+    house.until(|peers| peers.outcomes("deferred") >= 32).await;
+    let selection = Selection { domain: Some("example.org".parse().unwrap()), ..Selection::default() };
+    let act = async |action, changed| {
+        let acted = house.queue.act(action, &selection, "root", "because").await.unwrap();
+        assert_eq!((acted.changed, acted.busy), (changed, 0), "{action:?} {changed}: {acted:?}");
+    };
+    act(Action::Hold, 31).await;
+    act(Action::Hold, 0).await;
+    act(Action::Retry, 0).await;
+    let summary = house.queue.summary(1).await.unwrap();
+    assert_eq!((summary.queued, summary.held, summary.total_destinations), (1, 31, 3));
+    assert_eq!(summary.destinations.len(), 1, "no more than asked for");
+    assert_eq!((summary.destinations[0].held, summary.destinations[0].destination.as_str()), (30, "mx:example.org"));
+    act(Action::Release, 31).await;
+    house.until(|peers| peers.outcomes("deferred") >= 32 + 31).await;
+    let acted = house.queue.act(Action::Remove, &selection, "root", "because").await.unwrap();
+    assert_eq!(acted.changed, 31);
+    let summary = house.queue.summary(10).await.unwrap();
+    assert_eq!((summary.queued, summary.held), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_takes_no_more_from_outside_and_still_reports() {
+    let mut house = House::new(|settings| settings.most_messages = Some(2)).await;
+    house.peers.set("a@example.org", Does::Refuse);
+    house.send(SENDER, &["a@example.org"]).await;
+    assert!(house.queue.intake(None).is_ok());
+    house.send(SENDER, &["b@example.org"]).await;
+    let refused = house.queue.intake(None).map(|_| ()).unwrap_err();
+    assert_eq!(refused.reply().to_string(), "452 4.3.1 The queue is full, try again later");
+    house.start();
+    house.until(|peers| peers.events().iter().any(|event| matches!(event, Event::Reported { .. }))).await;
+    house.until_empty().await;
+    assert!(house.queue.intake(None).is_ok());
 }

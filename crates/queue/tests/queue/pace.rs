@@ -62,13 +62,13 @@ async fn memory_stays_bounded_and_everything_arrives() {
     for _ in 0..300 {
         house.send(SENDER, &["a@example.org"]).await;
     }
-    assert!(house.queue.summary().await.unwrap().in_memory <= 40);
+    assert!(house.queue.gauges().in_memory <= 40);
     let id = house.send(SENDER, &["b@example.com"]).await;
     house.until(|peers| peers.finished(id) == 1).await;
     house.peers.set("mx.example.org", Does::Accept);
     for _ in 0..200 {
         house.advance(Duration::from_secs(1)).await;
-        assert!(house.queue.summary().await.unwrap().in_memory <= 40);
+        assert!(house.queue.gauges().in_memory <= 40);
         if house.peers.outcomes("delivered") == 301 {
             break;
         }
@@ -88,7 +88,7 @@ async fn a_connection_waits_a_little_for_more_work() {
     }
     assert_eq!(house.peers.connections.load(Ordering::SeqCst), 1);
     house.advance(Duration::from_secs(5)).await;
-    assert_eq!(house.queue.summary().await.unwrap().connections, 0, "but not for ever");
+    assert_eq!(house.queue.gauges().connections, 0, "but not for ever");
     let id = house.send(SENDER, &["a@example.org"]).await;
     house.until(|peers| peers.finished(id) == 1).await;
     assert_eq!(house.peers.connections.load(Ordering::SeqCst), 2);
@@ -107,4 +107,19 @@ async fn domains_of_one_provider_share_a_lane_and_are_looked_up_once() {
     house.until(|peers| peers.outcomes("delivered") == 22).await;
     assert!(house.peers.attempts().iter().all(|attempt| attempt.site == "mx.example.net"));
     assert_eq!(house.dns.asked("one.example"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_while_an_outcome_is_told_strands_nothing() {
+    let mut house = House::new(|_| ()).await;
+    house.start();
+    house.peers.set("a@example.org", Does::Defer);
+    house.peers.panic_at_next_attempt();
+    let id = house.send(SENDER, &["a@example.org"]).await;
+    house.until(|peers| peers.outcomes("deferred") == 1).await;
+    house.peers.set("a@example.org", Does::Accept);
+    house.advance(6 * MINUTE).await;
+    house.until(|peers| peers.finished(id) == 1).await;
+    assert_eq!(house.peers.attempts_for("a@example.org"), 2);
+    assert_eq!(house.queue.gauges().aside, 0);
 }

@@ -31,7 +31,7 @@ fn serve(store: &Store) -> (Reception, JoinHandle<()>) {
         metrics: queue::Metrics::default(),
     })
     .unwrap();
-    let reception = bind(Arc::new(QueueIntake::new(store.clone(), queue)), Metrics::default(), settings());
+    let reception = bind(Arc::new(QueueIntake::new(queue)), Metrics::default(), settings());
     let serving = reception.clone();
     let serving = tokio::spawn(async move { serving.serve().await });
     (reception, serving)

@@ -310,7 +310,7 @@ fn an_index_built_anew_in_use_counts_what_the_log_freed_meanwhile() {
     engine.maintain(&|| true);
     assert!(engine.checkpoint());
     assert_eq!(ids(&engine), (41..=100).collect::<Vec<_>>());
-    assert_eq!(engine.destinations().unwrap()[0].1.queued, 60);
+    assert_eq!(engine.destinations(None, usize::MAX).unwrap()[0].1.queued, 60);
 }
 
 #[test]

@@ -204,7 +204,7 @@ fn a_message_delivered_between_two_checkpoints_leaves_no_trace_in_memory_or_inde
     assert_eq!(engine.memory.used(), 0);
     assert!(engine.checkpoint());
     assert_eq!(ids(&engine), []);
-    assert_eq!(engine.destinations().unwrap(), []);
+    assert_eq!(engine.destinations(None, usize::MAX).unwrap(), []);
 }
 
 #[test]
