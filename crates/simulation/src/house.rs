@@ -80,7 +80,7 @@ impl House {
             metrics: delivery::Metrics::default(),
         });
         let incoming = reception::Metrics::default();
-        let intake = QueueIntake::new(store.clone(), queue.clone());
+        let intake = QueueIntake::new(queue.clone());
         let intake: Arc<dyn Intake> =
             if planted == Some(Planted::ReportForNull) { Arc::new(Renaming(intake)) } else { Arc::new(intake) };
         let ids = Arc::new(MessageIds::new(random.clone()));
