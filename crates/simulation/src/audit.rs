@@ -1,13 +1,12 @@
 //! The ledger against the store: every recipient of every 250 is in exactly one place.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use mail::MessageId;
+use mail::{Clock, MessageId};
 use store::{Delivery, DeliveryRecipient, Notice, RecipientStatus, Schedule, Store, StoredMessage};
 
 use crate::ledger::{Hold, Ledger, Stage, State, Told, wants};
-use crate::plan::Fate;
 use crate::scene::Scene;
 
 /// More messages than any world has.
@@ -21,13 +20,16 @@ pub async fn audit(scene: &Scene, store: &Store) -> bool {
     }
     let empty = page.is_empty();
     let stored: BTreeMap<MessageId, Arc<StoredMessage>> = page.into_iter().map(|it| (it.id, it)).collect();
-    Audit { ledger: &mut scene.ledger(), stored }.run();
+    let now = scene.clock.now();
+    let mut ledger = scene.ledger();
+    ledger.reasons.is_now(now);
+    Audit::new(&mut ledger, stored).run();
     empty
 }
 
 /// After the end: nothing is queued any more, and everybody knows what became of his mail.
 pub fn close(ledger: &mut Ledger) {
-    Audit { ledger, stored: BTreeMap::new() }.run();
+    Audit::new(ledger, BTreeMap::new()).run();
     let mut failures = Vec::new();
     for (token, transaction) in ledger.transactions.iter().enumerate() {
         let Some(told) = transaction.id.and_then(|id| ledger.told.get(&id)) else { continue };
@@ -70,12 +72,20 @@ fn undelivered(told: &BTreeMap<MessageId, Told>, address: &str) -> bool {
 struct Audit<'a> {
     ledger: &'a mut Ledger,
     stored: BTreeMap<MessageId, Arc<StoredMessage>>,
+    /// Addresses that reports go or went to.
+    told_to: BTreeSet<String>,
 }
 
-impl Audit<'_> {
+impl<'a> Audit<'a> {
+    fn new(ledger: &'a mut Ledger, stored: BTreeMap<MessageId, Arc<StoredMessage>>) -> Self {
+        Self { ledger, stored, told_to: BTreeSet::new() }
+    }
+
     fn run(&mut self) {
         self.follow();
         self.reports();
+        let reports = self.ledger.told.values().filter(|told| told.token.is_none());
+        self.told_to = reports.flat_map(|told| &told.recipients).map(|state| state.address.clone()).collect();
         let mut failures = Vec::new();
         for token in 0..self.ledger.transactions.len() {
             failures.extend(self.transaction(token));
@@ -101,11 +111,18 @@ impl Audit<'_> {
         }
     }
 
-    /// Reports that are gone without a word were ended by an attempt just before a crash.
+    /// Reports that are gone without a word were ended by an attempt just before a crash, and those outside know how.
     fn reports(&mut self) {
-        for (id, told) in &mut self.ledger.told {
-            let open = told.recipients.iter().any(|state| state.end.is_none());
-            if told.token.is_none() && open && !self.stored.contains_key(id) {
+        let open = |told: &Told| told.recipients.iter().any(|state| state.end.is_none());
+        let gone = |(id, told): &(&MessageId, &Told)| {
+            told.token.is_none() && !told.gone && open(told) && !self.stored.contains_key(id)
+        };
+        let gone: Vec<MessageId> = self.ledger.told.iter().filter(gone).map(|(id, _)| *id).collect();
+        for id in gone {
+            if !self.ledger.report_has_end(&self.ledger.told[&id]) {
+                self.ledger.fail("no report is lost", format!("{id} is nowhere, and its sender was not told"));
+            }
+            if let Some(told) = self.ledger.told.get_mut(&id) {
                 told.gone = true;
             }
         }
@@ -137,26 +154,21 @@ impl Audit<'_> {
         if state.is_some_and(|state| state.end.is_some() || state.may_be_removed) {
             return None;
         }
-        let owed = transaction.from.is_some() && wants(recipient.notify, "failed");
-        // A report about it is known, or under way: one that came here says so itself.
-        let reported = !recipient.reports.is_empty()
-            || transaction.from.as_ref().is_some_and(|from| self.report_to(from))
-            || transaction.id.and_then(|id| self.ledger.told.get(&id)).is_some_and(|told| !told.reports.is_empty());
-        // Nobody is to be told, and nothing but its host or its age ended it.
-        let ended_silently = !owed && recipient.arrivals.is_empty();
-        if !recipient.arrivals.is_empty() || reported || ended_silently {
+        if !recipient.arrivals.is_empty() {
             return None;
         }
         let address = &recipient.address;
-        let kind = if recipient.fate == Fate::Good { "" } else { ", which no host takes" };
-        Some(("no accepted recipient is lost", format!("{address}{kind} is nowhere, and nobody was told")))
-    }
-
-    fn report_to(&self, address: &str) -> bool {
-        self.ledger
-            .told
-            .values()
-            .any(|told| told.token.is_none() && told.recipients.iter().any(|state| state.address == address))
+        if !self.ledger.is_doomed(transaction, recipient) {
+            let found = format!("{address} is nowhere, and nobody took, refused or removed it");
+            return Some(("no accepted recipient is lost", found));
+        }
+        let owed = transaction.from.is_some() && wants(recipient.notify, "failed");
+        // A report about it is known, or under way: one that came here says so itself.
+        let reported = !recipient.reports.is_empty()
+            || transaction.from.as_ref().is_some_and(|from| self.told_to.contains(from))
+            || transaction.id.and_then(|id| self.ledger.told.get(&id)).is_some_and(|told| !told.reports.is_empty());
+        (owed && !reported)
+            .then(|| ("no accepted recipient is lost", format!("{address} is nowhere, and nobody was told")))
     }
 }
 

@@ -146,6 +146,7 @@ impl Session {
                 return Ok(Some(451));
             }
             Whim::Permanent => {
+                self.refuses_all();
                 self.talk.say("550 5.7.1 not ever\r\n").await?;
                 return Ok(Some(550));
             }
@@ -168,6 +169,12 @@ impl Session {
             Whim::Lines => self.talk.say(format!("{code}-first\r\n{code}-second\r\n{line}\r\n")).await?,
         }
         Ok(Some(code))
+    }
+
+    /// A refusal that is not about one recipient.
+    fn refuses_all(&self) {
+        let mut ledger = self.scene.ledger();
+        self.plan().domains.iter().for_each(|domain| ledger.domain_refused(domain));
     }
 
     fn whim(&self) -> Whim {
@@ -229,11 +236,7 @@ impl Session {
         let code = self.answer(refusal.unwrap_or("250 2.1.5 ok")).await?;
         match code {
             Some(250) => transaction.recipients.push(address),
-            Some(550) => {
-                if let Some(recipient) = self.scene.ledger().recipient(&address) {
-                    recipient.refusals += 1;
-                }
-            }
+            Some(550) => self.scene.ledger().recipient_refused(&address),
             _ => {}
         }
         Ok(code)
@@ -337,9 +340,7 @@ impl Session {
         if line.starts_with('5') {
             let mut ledger = self.scene.ledger();
             for address in &transaction.recipients {
-                if let Some(recipient) = ledger.recipient(address) {
-                    recipient.refusals += 1;
-                }
+                ledger.recipient_refused(address);
             }
         }
         self.talk.say(format!("{line}\r\n")).await?;

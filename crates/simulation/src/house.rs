@@ -50,8 +50,13 @@ impl House {
         let planted = world.options.planted;
         let clock: Arc<dyn Clock> = Arc::new(scene.clock.clone());
         let files = Mounted::new(world.disk(), scene.life.clone(), planted == Some(Planted::AckBeforeSync));
-        let (store, driver) =
-            Store::open_driven(options(), Arc::new(files), clock.clone(), random.clone(), Metrics::default())?;
+        let (store, driver) = Store::open_driven(
+            options(world.options.large),
+            Arc::new(files),
+            clock.clone(),
+            random.clone(),
+            Metrics::default(),
+        )?;
         tokio::spawn(driver.run());
         let resolver = Arc::new(SimResolver(scene.clone()));
         let metrics = queue::Metrics::default();
@@ -95,7 +100,17 @@ impl House {
     }
 }
 
-fn options() -> Options {
+fn options(large: bool) -> Options {
+    if large {
+        return Options {
+            segment_size: 1 << 20,
+            content_memory: CONTENT_MEMORY,
+            checkpoint_messages: 1024,
+            checkpoint_bytes: 8 << 20,
+            checkpoint_every: Duration::from_secs(3600),
+            ..Options::small()
+        };
+    }
     Options {
         segment_size: 128 << 10,
         inline_limit: 24 << 10,

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use mail::{Envelope, Event, MessageId, Outcome, ReversePath, Timestamp};
 
-use crate::plan::{Addressee, Fate, Mailing, Policy, Sender};
+use crate::plan::{Addressee, Mailing, Policy, Sender};
+use crate::reasons::Reasons;
 use crate::trace::Trace;
 
 /// A message once as a sender gave it; the same mailing given again is another one.
@@ -25,6 +26,8 @@ pub struct Transaction {
     pub stage: Stage,
     /// Its name in the queue, once somebody told.
     pub id: Option<MessageId>,
+    /// How old the world was when it began.
+    pub began: Duration,
 }
 
 /// How far a sender came with a transaction.
@@ -45,8 +48,6 @@ pub enum Stage {
 pub struct Recipient {
     /// Its address, which no other recipient of the world has.
     pub address: String,
-    /// How its host treats it.
-    pub fate: Fate,
     /// `NOTIFY`.
     pub notify: Option<&'static str>,
     /// Whether RCPT was answered with 250.
@@ -170,7 +171,9 @@ pub struct Ledger {
     pub trace: Trace,
     /// For the closing lines.
     pub counts: Counts,
-    policy: Policy,
+    /// Who refused what, and how late it ever was.
+    pub reasons: Reasons,
+    pub(crate) policy: Policy,
     rests: BTreeSet<Timestamp>,
     /// The time, as of the last note.
     pub age: Duration,
@@ -199,6 +202,7 @@ impl Ledger {
             failure: None,
             trace: Trace::new(keeps_text),
             counts: Counts::default(),
+            reasons: Reasons::default(),
             policy,
             rests: BTreeSet::new(),
             age: Duration::ZERO,
@@ -212,7 +216,6 @@ impl Ledger {
         let letter = if mailing.deaf { 'x' } else { 's' };
         let recipient = |(at, to): (usize, &Addressee)| Recipient {
             address: format!("{}{token}-{at}@{}", to.fate.letter(), to.domain),
-            fate: to.fate,
             notify: to.notify,
             taken: false,
             arrivals: Vec::new(),
@@ -225,6 +228,7 @@ impl Ledger {
             recipients: mailing.recipients.iter().enumerate().map(recipient).collect(),
             stage: Stage::Begun,
             id: None,
+            began: self.age,
         });
         token
     }
@@ -295,6 +299,7 @@ impl Ledger {
     /// A report reached the sender of a transaction. `about` are addresses and actions.
     pub fn reported(&mut self, to: &str, name: &str, about: &[(String, String)]) {
         self.counts.reports += 1;
+        self.reasons.reported.insert(to.to_owned());
         let token = to[1..].split('@').next().and_then(|number| number.parse::<usize>().ok());
         let from = token.and_then(|token| self.transactions.get(token)).and_then(|it| it.from.clone());
         if from.as_deref() != Some(to) {
@@ -323,6 +328,7 @@ impl Ledger {
 
     /// A fact of the process.
     pub fn observe(&mut self, event: &Event, now: Moment) {
+        self.reasons.is_now(now.wall);
         match event {
             Event::Accepted { message, envelope, .. } => self.accepted(*message, envelope),
             Event::Attempted { message, recipient, outcome, attempts, next, age, .. } => {
@@ -410,6 +416,9 @@ impl Ledger {
         match outcome {
             Outcome::Delivered(_) if arrived == Some(0) => {
                 self.fail("what is told as delivered arrived", format!("{address}, which no host took"));
+            }
+            Outcome::Failed(_) if !self.has_refusal(address) => {
+                self.fail("what is told as failed was refused", format!("{address}, which nobody refused"));
             }
             Outcome::Expired(_) if age + SLACK < expire => {
                 self.fail("nothing expires early", format!("{address} after {age:?} of {expire:?}"));

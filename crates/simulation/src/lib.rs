@@ -33,6 +33,7 @@ mod life;
 mod network;
 mod plan;
 mod planted;
+mod reasons;
 mod resolver;
 mod run;
 mod scene;

@@ -21,6 +21,8 @@ use crate::life::Life;
 
 /// Octets that may be on their way in one direction.
 const ROOM: usize = 32 << 10;
+/// Of more octets than these larger pieces are read.
+const SMALL: usize = 128;
 
 /// One of the two ends of a connection.
 pub struct End {
@@ -137,8 +139,7 @@ impl End {
                 _ => Err(io::ErrorKind::WouldBlock.into()),
             };
         }
-        let most = if flow.piece == 0 { usize::MAX } else { 1 + self.random.below(flow.piece) };
-        let count = flow.octets.len().min(room).min(most);
+        let count = flow.octets.len().min(room).min(flow.most(&self.random));
         let taken = flow.octets.drain(..count).collect();
         if let Some(writer) = flow.writer.take() {
             writer.wake();
@@ -182,6 +183,15 @@ impl End {
 }
 
 impl Flow {
+    /// The most octets that the next read gives: commands, replies and the ends of content come in small pieces, the
+    /// middle of content in ever larger ones, as thousands of reads of one octet show nothing that some do not.
+    fn most(&self, random: &Randomness) -> usize {
+        match self.piece {
+            0 => usize::MAX,
+            piece => 1 + random.below(piece) + self.octets.len().saturating_sub(SMALL) / 4,
+        }
+    }
+
     fn wake(&mut self) {
         for waker in [self.reader.take(), self.writer.take()].into_iter().flatten() {
             waker.wake();

@@ -44,6 +44,9 @@ impl Resolve for SimResolver {
             let site = world.plan.site_of(name.as_str()).ok_or(LookupError::NoSuchDomain)?;
             let oddity = name.as_str().len() + site;
             if mood == DnsMood::Lies {
+                if oddity % 3 < 2 {
+                    self.0.ledger().domain_refused(name.as_str());
+                }
                 return match oddity % 3 {
                     0 => Err(LookupError::NoSuchDomain),
                     1 => Ok(MxAnswer::Null),

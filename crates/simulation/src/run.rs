@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mail::Randomness;
+use mail::{Clock, Randomness};
 use queue::{Action, Selection};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -204,7 +204,10 @@ async fn inflict(scene: &Arc<Scene>, house: &Arc<House>, harm: &Harm, pause: &mu
         Harm::Disk { fault, times } => world.disk().fail(*fault, *times),
         Harm::Full { lasts } => world.fill_disk(age + *lasts),
         Harm::Dns { mood, lasts } => world.put_dns(*mood, age + *lasts),
-        Harm::Clock { millis } => world.skew.jump(*millis),
+        Harm::Clock { millis } => {
+            scene.ledger().reasons.is_now(scene.clock.now());
+            world.skew.jump(*millis);
+        }
         Harm::Hosts { site, often, lasts } => world.put_site(*site, *often, age + *lasts),
         Harm::Senders { often, lasts } => world.put_senders(*often, age + *lasts),
         Harm::Operator { action, everything } => {

@@ -1,0 +1,93 @@
+//! Why a recipient may end without having been taken: a host refused it for good, the DNS said that its domain takes no
+//! mail, or its time ran out. All of this is known from outside, so the process need not be believed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use mail::Timestamp;
+
+use crate::ledger::{Ledger, Recipient, Told, Transaction, numbers};
+
+/// For so long the queue may hold a domain to an answer that it got, and a little longer.
+const REMEMBERED: Duration = Duration::from_secs(21);
+
+/// What those outside know of ends that are no arrivals.
+#[derive(Debug, Default)]
+pub struct Reasons {
+    /// When all mail of a domain was last refused: by its hosts, or by the DNS.
+    domains: BTreeMap<String, Duration>,
+    /// Addresses of senders to which a host refused a report.
+    deaf: BTreeSet<String>,
+    /// Addresses of senders that a report reached.
+    pub reported: BTreeSet<String>,
+    /// The latest that the wall clock ever showed.
+    latest: Timestamp,
+}
+
+impl Reasons {
+    /// The wall clock shows this.
+    pub fn is_now(&mut self, wall: Timestamp) {
+        self.latest = self.latest.max(wall);
+    }
+}
+
+impl Ledger {
+    /// Somebody in charge says that nothing goes to that domain.
+    pub fn domain_refused(&mut self, domain: &str) {
+        let age = self.age;
+        self.reasons.domains.insert(domain.to_owned(), age);
+    }
+
+    /// A host refuses a recipient for good.
+    pub fn recipient_refused(&mut self, address: &str) {
+        match self.recipient(address) {
+            Some(recipient) => recipient.refusals += 1,
+            None => drop(self.reasons.deaf.insert(address.to_owned())),
+        }
+    }
+
+    /// Whether a recipient was refused for good after its message was begun.
+    pub fn is_refused(&self, transaction: &Transaction, recipient: &Recipient) -> bool {
+        recipient.refusals > 0 || self.refused_since(&recipient.address, transaction.began)
+    }
+
+    /// Whether a recipient may have ended otherwise than by an arrival or an operator.
+    pub fn is_doomed(&self, transaction: &Transaction, recipient: &Recipient) -> bool {
+        let told = transaction.id.and_then(|id| self.told.get(&id));
+        // What nobody told of has no time of arrival that anybody knows.
+        let aged = told.is_none_or(|told| self.is_aged(told));
+        aged || self.is_refused(transaction, recipient)
+    }
+
+    /// Whether there is a reason that a report is gone: it arrived, was refused, or became too old.
+    pub fn report_has_end(&self, told: &Told) -> bool {
+        told.recipients.iter().all(|state| {
+            let known = [&self.reasons.deaf, &self.reasons.reported].iter().any(|set| set.contains(&state.address));
+            known || state.may_be_removed || self.refused_since(&state.address, Duration::ZERO) || self.is_aged(told)
+        })
+    }
+
+    /// Whether what is told as failed was refused by somebody.
+    pub fn has_refusal(&self, address: &str) -> bool {
+        let known = numbers(address).and_then(|(token, at)| {
+            let transaction = self.transactions.get(token)?;
+            Some((transaction, transaction.recipients.get(at)?))
+        });
+        match known {
+            Some((transaction, recipient)) => self.is_refused(transaction, recipient),
+            None => self.reasons.deaf.contains(address) || self.refused_since(address, Duration::ZERO),
+        }
+    }
+
+    fn refused_since(&self, address: &str, began: Duration) -> bool {
+        let domain = address.split_once('@').map_or("", |(_, domain)| domain);
+        self.reasons.domains.get(domain).is_some_and(|at| *at + REMEMBERED >= began)
+    }
+
+    /// Whether the wall clock ever was beyond its expiry.
+    fn is_aged(&self, told: &Told) -> bool {
+        let retry = &self.policy.retry;
+        let expire = if told.null { retry.expire_bounces } else { retry.expire };
+        self.reasons.latest >= told.received_at + expire
+    }
+}
