@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mail::{Clock, MessageId};
 use store::{Delivery, DeliveryRecipient, Notice, RecipientStatus, Schedule, Store, StoredMessage};
 
-use crate::ledger::{Hold, Ledger, Stage, State, Told, wants};
+use crate::ledger::{Hold, Ledger, Recipient, Stage, State, Told, Transaction, wants};
 use crate::scene::Scene;
 
 /// More messages than any world has.
@@ -30,24 +30,22 @@ pub async fn audit(scene: &Scene, store: &Store) -> bool {
 /// After the end: nothing is queued any more, and everybody knows what became of his mail.
 pub fn close(ledger: &mut Ledger) {
     Audit::new(ledger, BTreeMap::new()).run();
+    let lost = lost_reports(ledger);
     let mut failures = Vec::new();
-    for (token, transaction) in ledger.transactions.iter().enumerate() {
-        let Some(told) = transaction.id.and_then(|id| ledger.told.get(&id)) else { continue };
+    for transaction in ledger.transactions.iter().filter(|it| it.id.is_some()) {
         let Some(from) = &transaction.from else { continue };
-        for (at, recipient) in transaction.recipients.iter().enumerate().filter(|(_, it)| it.taken) {
-            let Some(state) = told.recipients.iter().find(|state| state.address == recipient.address) else { continue };
-            let action = match state.end {
-                Some("failed" | "expired") => "failed",
-                _ => continue,
-            };
-            let heard = recipient.reports.iter().any(|(told, _)| told == action);
-            let owed = wants(recipient.notify, action);
+        for recipient in transaction.recipients.iter().filter(|it| it.taken) {
+            let Some(owed) = owed(ledger, transaction, recipient) else { continue };
+            let heard = |words: &[&str]| recipient.reports.iter().any(|(told, _)| words.contains(&told.as_str()));
             // A report that nobody takes is the end of it.
-            let mut reports = told.reports.iter().filter(|(_, of)| *of == action);
-            let lost = reports.any(|(report, _)| is_over(&ledger.told, *report)) || undelivered(&ledger.told, from);
-            if owed && !heard && !lost {
-                let found = format!("t{token}-{at} is {action}, and {from} never heard of it");
+            if !heard(owed) && !lost.contains(from.as_str()) {
+                let found = format!("{} is {}, and {from} never heard of it", recipient.address, owed[0]);
                 failures.push(("every sender is told what he is owed", found));
+            }
+            let promised = !recipient.arrivals.is_empty() && recipient.arrivals.iter().all(|it| it.promised);
+            if promised && heard(SUCCESS) {
+                let found = format!("{} went to a host that reports itself, and {from} was told", recipient.address);
+                failures.push(("who reports is one", found));
             }
         }
     }
@@ -56,17 +54,35 @@ pub fn close(ledger: &mut Ledger) {
     }
 }
 
-/// Whether a report came to its end undelivered, or in a crash.
-fn is_over(told: &BTreeMap<MessageId, Told>, report: MessageId) -> bool {
-    told.get(&report).is_some_and(|report| {
-        report.gone || report.recipients.iter().all(|state| state.end.is_some_and(|end| end != "delivered"))
-    })
+const FAILURE: &[&str] = &["failed"];
+const SUCCESS: &[&str] = &["relayed", "delivered"];
+
+/// What the sender of a recipient must have heard in the end: one of these words, if anything.
+fn owed(ledger: &Ledger, transaction: &Transaction, recipient: &Recipient) -> Option<&'static [&'static str]> {
+    let told = transaction.id.and_then(|id| ledger.told.get(&id));
+    let state = told.and_then(|told| told.recipients.iter().find(|state| state.address == recipient.address));
+    let end = state.and_then(|state| state.end);
+    let failed = wants(recipient.notify, "failed").then_some(FAILURE);
+    let promised = recipient.arrivals.iter().any(|it| it.promised);
+    let succeeded = (wants(recipient.notify, "relayed") && !promised).then_some(SUCCESS);
+    match end {
+        Some("failed" | "expired") => failed,
+        Some("delivered") => succeeded,
+        Some(_) => None,
+        // A crash kept the process from telling: then what those outside saw must be the end.
+        None if state.is_some_and(|state| state.may_be_removed) => None,
+        None if recipient.arrivals.is_empty() => failed,
+        None if ledger.is_doomed(transaction, recipient) => None,
+        None => succeeded,
+    }
 }
 
-/// Whether a report to that address, of which a crash kept the process from telling, came to its end undelivered.
-fn undelivered(told: &BTreeMap<MessageId, Told>, address: &str) -> bool {
-    let to = |report: &Told| report.recipients.iter().any(|state| state.address == address);
-    told.iter().any(|(id, report)| report.token.is_none() && to(report) && is_over(told, *id))
+/// Addresses to which a report came to its end undelivered.
+fn lost_reports(ledger: &Ledger) -> BTreeSet<String> {
+    let lost =
+        |told: &&Told| told.gone || told.recipients.iter().all(|state| state.end.is_some_and(|end| end != "delivered"));
+    let reports = ledger.told.values().filter(|told| told.token.is_none()).filter(lost);
+    reports.flat_map(|told| &told.recipients).map(|state| state.address.clone()).collect()
 }
 
 struct Audit<'a> {

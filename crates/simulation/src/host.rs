@@ -1,5 +1,6 @@
 //! The hosts that mail goes to: servers of our own, which know no line of the rooms, and behave as they are told.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,6 +52,8 @@ struct Transaction {
     begun: bool,
     null: bool,
     recipients: Vec<String>,
+    /// Those whose sender's wishes came with them.
+    promised: BTreeSet<String>,
     chunks: Vec<u8>,
 }
 
@@ -235,7 +238,12 @@ impl Session {
         let refusal = self.judge(&address);
         let code = self.answer(refusal.unwrap_or("250 2.1.5 ok")).await?;
         match code {
-            Some(250) => transaction.recipients.push(address),
+            Some(250) => {
+                if self.plan().dsn && line.contains("NOTIFY=") {
+                    transaction.promised.insert(address.clone());
+                }
+                transaction.recipients.push(address);
+            }
             Some(550) => self.scene.ledger().recipient_refused(&address),
             _ => {}
         }
@@ -356,7 +364,7 @@ impl Session {
             match &report {
                 Some((name, about)) if address.starts_with('s') => ledger.reported(address, name, about),
                 _ => {
-                    ledger.arrived(address, self.began);
+                    ledger.arrived(address, self.began, transaction.promised.contains(address));
                     self.scene.world.compare(&mut ledger, address, content, eight_bit);
                 }
             }

@@ -67,6 +67,8 @@ pub struct Arrival {
     pub life: u32,
     /// When the process had read all of the reply, if it did.
     pub heard: Option<Duration>,
+    /// Whether the host took over the duty to report: it offers DSN, and was told what the sender wants.
+    pub promised: bool,
 }
 
 /// What the process told of a message.
@@ -256,7 +258,7 @@ impl Ledger {
     }
 
     /// A host takes responsibility for a message to that address.
-    pub fn arrived(&mut self, address: &str, began: Duration) {
+    pub fn arrived(&mut self, address: &str, began: Duration, promised: bool) {
         self.counts.arrived += 1;
         let life = self.life;
         let end = self.state_of(address).and_then(|state| state.end);
@@ -273,7 +275,7 @@ impl Ledger {
             arrival.life == life && arrival.heard.is_some_and(|heard| began > heard)
         });
         self.counts.duplicates += u64::from(!recipient.arrivals.is_empty());
-        recipient.arrivals.push(Arrival { life, heard: None });
+        recipient.arrivals.push(Arrival { life, heard: None, promised });
         let taken = recipient.taken;
         if stage == Stage::Begun {
             self.fail("what was not completed is not sent", format!("t{token} was not ended, and {address} got it"));

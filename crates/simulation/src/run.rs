@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use mail::{Clock, Randomness};
 use queue::{Action, Selection};
+use store::Schedule;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -247,6 +248,9 @@ async fn command(scene: &Arc<Scene>, house: &Arc<House>, action: Action, selecti
         return;
     }
     let Ok(acted) = acted else { return };
+    if action == Action::Hold && selection.id.is_none() {
+        return hold_all(scene, house).await;
+    }
     let certain = acted.busy == 0 && acted.in_flight == 0 && selection.id.is_some();
     let mut ledger = scene.ledger();
     for state in ledger.told.iter_mut().filter(|(id, _)| meant(id)).flat_map(|(_, told)| &mut told.recipients) {
@@ -256,6 +260,24 @@ async fn command(scene: &Arc<Scene>, house: &Arc<House>, action: Action, selecti
             }
             Action::Release if certain => state.hold = Hold::No,
             _ => {}
+        }
+    }
+}
+
+/// All that was there when a hold of everything was acknowledged stays, except for attempts that were under way: what the
+/// store has on hold then is not attempted.
+async fn hold_all(scene: &Arc<Scene>, house: &Arc<House>) {
+    let Ok(page) = house.store.page(None, usize::MAX).await else { return };
+    if scene.life.is_over() {
+        return;
+    }
+    let mut ledger = scene.ledger();
+    for stored in page {
+        let Some(told) = ledger.told.get_mut(&stored.id) else { continue };
+        let held = stored.deliveries.iter().filter(|delivery| matches!(delivery.when(), Schedule::Held(_)));
+        for place in held.flat_map(|delivery| &delivery.recipients).map(|recipient| recipient.index as usize) {
+            let state = told.recipients.get_mut(place).filter(|state| state.end.is_none() && !state.flying);
+            state.into_iter().for_each(|state| state.hold = Hold::Firm);
         }
     }
 }
