@@ -16,6 +16,8 @@ use crate::scan::{Found, Scan, segment_header};
 
 /// Octets that are copied in one batch.
 const BATCH: u64 = 1 << 20;
+/// A batch has at most one part in so many of the messages of a checkpoint.
+const CHECKPOINT_SHARE: usize = 8;
 /// Segments that the log may have beyond twice what is live before compaction begins.
 const SLACK: u64 = 4;
 /// Messages of the index that are looked through at once.
@@ -41,10 +43,11 @@ impl Engine {
         may && segments.len() as u64 > SLACK && segments.used_bytes() > 2 * segments.live_bytes() + slack
     }
 
-    /// Copies what lives in the oldest segment. False if it could not be done to the end.
-    pub fn compact(&self, going_on: &dyn Fn() -> bool) -> bool {
+    /// Copies what lives in the oldest segment. `moved` is told after every batch. False if it could not be done to the
+    /// end.
+    pub fn compact(&self, going_on: &dyn Fn() -> bool, moved: &mut dyn FnMut()) -> bool {
         let Some((number, _)) = self.state().segments.oldest() else { return false };
-        match self.compact_segment(number, going_on) {
+        match self.compact_segment(number, going_on, moved) {
             Ok(done) => done,
             Err(error) => {
                 tracing::warn!(segment = number, %error, "compaction stopped");
@@ -53,9 +56,9 @@ impl Engine {
         }
     }
 
-    fn compact_segment(&self, number: u64, going_on: &dyn Fn() -> bool) -> io::Result<bool> {
+    fn compact_segment(&self, number: u64, going_on: &dyn Fn() -> bool, moved: &mut dyn FnMut()) -> io::Result<bool> {
         let found = self.messages_in(number)?;
-        if !self.move_all(number, found, going_on)? {
+        if !self.move_all(number, found, going_on, moved)? {
             return Ok(false);
         }
         if self.state().segments.get(number).live == 0 {
@@ -68,7 +71,7 @@ impl Engine {
             let Some(last) = page.last() else { return Ok(true) };
             after = Some(last.id);
             let ids = page.iter().map(|message| message.id).collect();
-            if !self.move_all(number, ids, going_on)? {
+            if !self.move_all(number, ids, going_on, moved)? {
                 return Ok(false);
             }
         }
@@ -98,7 +101,14 @@ impl Engine {
     }
 
     /// Moves those of the messages that still need the segment.
-    fn move_all(&self, number: u64, ids: BTreeSet<MessageId>, going_on: &dyn Fn() -> bool) -> io::Result<bool> {
+    fn move_all(
+        &self,
+        number: u64,
+        ids: BTreeSet<MessageId>,
+        going_on: &dyn Fn() -> bool,
+        moved: &mut dyn FnMut(),
+    ) -> io::Result<bool> {
+        let most = (self.options.checkpoint_messages / CHECKPOINT_SHARE).max(1);
         let (mut moves, mut octets) = (Vec::new(), 0);
         for id in ids {
             if !going_on() {
@@ -111,9 +121,10 @@ impl Engine {
             let next = self.prepare(&kept, number)?;
             octets += next.body.len() as u64;
             moves.push(next);
-            if octets >= BATCH {
+            if octets >= BATCH || moves.len() >= most {
                 self.relocate(std::mem::take(&mut moves))?;
                 octets = 0;
+                moved();
             }
         }
         self.relocate(moves)?;

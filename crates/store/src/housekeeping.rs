@@ -69,7 +69,12 @@ impl Engine {
         }
         self.free();
         while going_on() && self.wants_compaction() {
-            let moved = self.compact(going_on);
+            // A segment of small messages is many checkpoints' worth of changes, which all would wait in memory.
+            let moved = self.compact(going_on, &mut || {
+                if self.wants_checkpoint() {
+                    self.checkpoint_with(&mut keeping);
+                }
+            });
             self.checkpoint_with(&mut keeping);
             if !self.free() || !moved {
                 break;

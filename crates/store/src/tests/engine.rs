@@ -343,3 +343,26 @@ fn a_record_larger_than_a_segment_gets_one_of_its_own() {
     assert_eq!(ids(&engine), [1, 2, 3]);
     assert_eq!(read(&engine, 2), content(2, 300_000));
 }
+
+#[test]
+fn what_compaction_moves_does_not_pile_up_in_memory() {
+    let disk = disk();
+    let engine = open_with(&disk, Options { segment_size: 512 << 10, checkpoint_messages: 16, ..options() });
+    for n in 1..=100 {
+        assert!(commit(&engine, n, 100).error.is_none());
+    }
+    for n in 101..=400 {
+        assert!(commit(&engine, n, 8000).error.is_none());
+        assert!(finish(&engine, n).error.is_none());
+    }
+    assert!(engine.checkpoint());
+    let most = std::cell::Cell::new(0);
+    engine.maintain(&|| {
+        most.set(most.get().max(engine.state().lag()));
+        true
+    });
+    assert_eq!(engine.metrics.moved.get(), 100);
+    assert!(most.get() <= 16 + 2, "{} messages waited for a checkpoint", most.get());
+    assert_eq!(ids(&engine), (1..=100).collect::<Vec<_>>());
+    assert_eq!(ids(&open(&disk.crash())), (1..=100).collect::<Vec<_>>());
+}
