@@ -204,7 +204,7 @@ class Bench:
 
     def make(self, server, size, act):
         """Generates the backlog; gives when it falls due: a while after all that is measured before."""
-        for patience in (1.2, 2.5):
+        for patience in (1.4, 2.0):
             large = min(size, WHOLE) / WHOLE
             due = int(time.time() + patience * size / self.pace + 20 + 40 * large)
             begun, store = time.monotonic(), server.work + "/store"
