@@ -1,6 +1,7 @@
 //! A run: life after life until harm has ceased and the queue is empty.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -228,6 +229,14 @@ async fn inflict(scene: &Arc<Scene>, house: &Arc<House>, harm: &Harm, pause: &mu
     }
 }
 
+/// Lets what lasts only for a while come to its end.
+async fn harm_passing(scene: &Arc<Scene>) -> Infallible {
+    loop {
+        scene.world.let_pass(scene.clock.age());
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
 /// An operator's command, written down before and after.
 async fn command(scene: &Arc<Scene>, house: &Arc<House>, action: Action, selection: Selection) {
     let meant = |id: &mail::MessageId| selection.id.is_none_or(|it| it == *id);
@@ -240,7 +249,12 @@ async fn command(scene: &Arc<Scene>, house: &Arc<House>, action: Action, selecti
             state.next = None;
         }
     }
-    let acted = house.queue.act(action, &selection, "operator", "simulation").await;
+    // A full disk holds the command up, so what passes by itself must pass meanwhile.
+    let acted = tokio::select! {
+        biased;
+        acted = house.queue.act(action, &selection, "operator", "simulation") => acted,
+        never = harm_passing(scene) => match never {},
+    };
     if acted.as_ref().map_or(true, |acted| acted.changed > 0) || !scene.world.is_calm() {
         scene.note(format_args!("{action:?} {:?}: {acted:?}", selection.id));
     }
