@@ -311,6 +311,11 @@ impl Snapshot {
         })
     }
 
+    /// The largest id of all messages.
+    pub fn newest(&self) -> Result<Option<MessageId>, IndexError> {
+        guarded(|| Ok(self.messages.last()?.map(|(id, _)| MessageId::from_u128(id.value()))))
+    }
+
     /// A destination's schedule.
     pub fn scheduled(
         &self,

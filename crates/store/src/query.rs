@@ -1,8 +1,8 @@
 //! Questions about many messages: layers and index merged, window by window.
 //!
-//! The index is read outside of the lock, a window of rows at a time; then, under the lock and only if the index is still
-//! the same, what the layers say of that window is added and what they make void is left out. Each window is true at one
-//! moment; a message that changes while somebody pages through may be met twice or not at all.
+//! The index is read outside of the lock, a window of rows at a time; then, under the lock and only if the index is
+//! still the same, what the layers say of that window is added and what they make void is left out. Each window is true
+//! at one moment; a message that changes while somebody pages through may be met twice or not at all.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -92,6 +92,14 @@ impl Engine {
         Ok(found)
     }
 
+    /// The largest id that the index or a layer names.
+    pub fn newest(&self) -> Result<Option<MessageId>, ReadError> {
+        self.with_snapshot(Snapshot::newest, |state, newest| {
+            let layers = [Some(&state.active), state.frozen.as_deref()].into_iter().flatten();
+            layers.filter_map(Overlay::newest).chain(newest).max()
+        })
+    }
+
     /// Destinations behind one, in the order of their names, with something scheduled or held.
     pub fn destinations(
         &self,
@@ -154,25 +162,25 @@ impl Engine {
     }
 
     /// Reads from the index, then merges under the lock, both from the same moment.
-    fn with_snapshot<R, T>(
+    pub fn with_snapshot<R, T>(
         &self,
         read: impl Fn(&Snapshot) -> Result<R, IndexError>,
         merge: impl FnOnce(&State, R) -> T,
     ) -> Result<T, ReadError> {
-        let mut attempts = 0;
-        loop {
-            attempts += 1;
+        for _ in 0..ATTEMPTS {
             let Some(snapshot) = self.state().snapshot.clone() else {
                 return Err(ReadError::Disk("the index is being opened anew".into()));
             };
             let rows = read(&snapshot);
             let state = self.state();
             let same = state.snapshot.as_ref().is_some_and(|now| Arc::ptr_eq(now, &snapshot));
-            if same || attempts == ATTEMPTS {
+            if same {
                 let rows = rows.inspect_err(|error| self.note_trouble(error.clone()))?;
                 return Ok(merge(&state, rows));
             }
         }
+        // Rows of one moment and layers of another do not make a truth.
+        Err(ReadError::Disk("the index changes faster than it can be read".into()))
     }
 }
 

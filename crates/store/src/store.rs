@@ -211,6 +211,11 @@ impl Store {
         self.blocking(move |engine| engine.page(after, limit)).await
     }
 
+    /// The largest id that is remembered: that of the newest message, or of one that left the queue a moment ago.
+    pub async fn newest(&self) -> Result<Option<MessageId>, ReadError> {
+        self.blocking(|engine| engine.newest()).await
+    }
+
     /// How it is.
     pub fn status(&self) -> Status {
         let engine = &self.shared.engine;

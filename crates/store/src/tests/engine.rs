@@ -7,7 +7,7 @@ use bytes::Bytes;
 use mail::{Destination, MessageId, Randomness, SystemClock, Timestamp};
 
 use crate::engine::{Engine, Entry};
-use crate::error::IntakeError;
+use crate::error::{IntakeError, ReadError};
 use crate::files::Files;
 use crate::log::{Need, Written};
 use crate::message::{Delivery, Schedule, StoredMessage, Update};
@@ -365,4 +365,35 @@ fn what_compaction_moves_does_not_pile_up_in_memory() {
     assert!(most.get() <= 16 + 2, "{} messages waited for a checkpoint", most.get());
     assert_eq!(ids(&engine), (1..=100).collect::<Vec<_>>());
     assert_eq!(ids(&open(&disk.crash())), (1..=100).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_question_that_the_index_outruns_is_an_error_and_not_half_an_answer() {
+    let engine = open(&disk());
+    let asked = std::cell::Cell::new(0);
+    let outrun = |_: &crate::index::Snapshot| {
+        asked.set(asked.get() + 1);
+        commit(&engine, asked.get(), 100);
+        assert!(engine.checkpoint());
+        Ok(())
+    };
+    assert!(matches!(engine.with_snapshot(outrun, |_, ()| ()), Err(ReadError::Disk(_))));
+    assert!(asked.get() > 1, "it is asked again a few times");
+    assert_eq!(ids(&engine).len() as u128, asked.get());
+}
+
+#[test]
+fn the_newest_id_is_known_from_index_and_layers() {
+    let engine = open(&disk());
+    assert_eq!(engine.newest().unwrap(), None);
+    commit_together(&engine, 1..=3);
+    assert_eq!(engine.newest().unwrap(), Some(id(3)));
+    assert!(engine.checkpoint());
+    assert_eq!(engine.newest().unwrap(), Some(id(3)));
+    commit(&engine, 4, 100);
+    assert_eq!(engine.newest().unwrap(), Some(id(4)));
+    finish(&engine, 4);
+    finish(&engine, 3);
+    assert!(engine.checkpoint());
+    assert_eq!(engine.newest().unwrap(), Some(id(2)));
 }
