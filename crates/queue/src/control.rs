@@ -1,9 +1,9 @@
 //! What operators do: hold, release, retry now, remove; and look first.
 //!
-//! A command walks through the queue in pages (see `walk`). Of each page it takes what it is about, so that nothing else works on it
-//! meanwhile, reads its state anew, changes it, and waits until that is durable. A delivery that is being attempted can't
-//! be taken: word is left for it, which counts once the outcome is known. So that a crash does not undo the command, such
-//! a delivery is recorded as held until then; what its attempt brings replaces that.
+//! A command walks through the queue in pages (see `walk`). Of each page it takes what it is about, so that nothing
+//! else works on it meanwhile, reads its state anew, changes it, and waits until that is durable. A delivery that is
+//! being attempted can't be taken: word is left for it, which counts once the outcome is known. So that a crash does
+//! not undo the command, such a delivery is recorded as held until then; what its attempt brings replaces that.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;

@@ -168,8 +168,8 @@ pub struct ListPage {
 const PAGE: usize = 1024;
 
 impl Queue {
-    /// How much waits where, and how the lanes are: the first `most` destinations and lanes. Memory does not grow with the
-    /// number of others.
+    /// How much waits where, and how the lanes are: the first `most` destinations and lanes. Memory does not grow with
+    /// the number of others.
     pub async fn summary(&self, most: usize) -> Result<Summary, store::ReadError> {
         let inner = &self.0;
         let mut top: BTreeSet<(Reverse<u64>, Destination)> = BTreeSet::new();
@@ -249,14 +249,14 @@ impl Inner {
         counters: Counters,
         flying: &HashMap<Destination, usize>,
     ) -> DestinationSummary {
-        let lane = self.core(|core, _| core.scheduler.lane_of(&destination));
+        let (lane, now) = self.core(|core, now| (core.scheduler.lane_of(&destination), now));
         DestinationSummary {
             site: lane.as_ref().map(|lane| lane.site.clone()),
             source: lane.map(|lane| lane.source),
             queued: counters.queued,
             held: counters.held,
             active: flying.get(&destination).copied().unwrap_or(0),
-            earliest_due: counters.earliest_due,
+            earliest_due: counters.earliest_due.map(|due| now.told(due)),
             destination,
         }
     }

@@ -1,7 +1,7 @@
 //! A walk through what an operator selects, page by page, whatever its number.
 //!
-//! A selection by domain looks only where mail for the domain can be: among the domain's own mail and that of routes. All
-//! others go through the whole queue in the order of acceptance.
+//! A selection by domain looks only where mail for the domain can be: among the domain's own mail and that of routes.
+//! All others go through the whole queue in the order of acceptance.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -147,7 +147,7 @@ impl<'a> Walk<'a> {
         let mut targets = Vec::new();
         for (number, delivery) in (0u32..).zip(&stored.deliveries) {
             let elsewhere = only.is_some_and(|only| *only != delivery.destination);
-            if elsewhere || !self.is_concerned(&delivery.when(), only.is_some()) {
+            if elsewhere || !self.is_concerned((stored.id, number), &delivery.when(), only.is_some()) {
                 continue;
             }
             let recipients = self.selection.recipients(&stored.envelope, delivery, final_too);
@@ -161,14 +161,19 @@ impl<'a> Walk<'a> {
 
     /// Whether the schedule of a delivery is one that is looked for. A message is met once for each of its places in a
     /// destination's schedule, so only those count that the walk comes to.
-    fn is_concerned(&self, schedule: &Schedule, by_destination: bool) -> bool {
+    fn is_concerned(&self, key: Key, schedule: &Schedule, by_destination: bool) -> bool {
         match (self.purpose, schedule) {
             (_, Schedule::Finished) => false,
             (Purpose::Act(Action::Hold | Action::Retry, _), Schedule::Held(_)) => !by_destination,
-            (Purpose::Act(Action::Release, _), Schedule::At(_)) => !by_destination,
+            // One that is put on hold once its attempt is over may not be recorded as held yet.
+            (Purpose::Act(Action::Release, _), Schedule::At(_)) => !by_destination && self.is_under_orders(key),
             (Purpose::Act(Action::Retry, at), Schedule::At(due)) => !by_destination || *due > at,
             _ => true,
         }
+    }
+
+    fn is_under_orders(&self, key: Key) -> bool {
+        self.inner.core(|core, _| core.scheduler.in_flight(key).is_some_and(|(_, order)| order.is_some()))
     }
 
     async fn fits_site(&mut self, destination: &Destination) -> bool {
@@ -193,10 +198,12 @@ fn start(purpose: Purpose) -> Option<Cursor> {
     Some(Cursor::behind(due))
 }
 
-/// Where recipients of a domain may be: at its own exchanges, or under the name of a route, also of one that is no more.
+/// Where recipients of a domain may be: at its own exchanges, or under the name of a route, also of one that is no
+/// more.
 async fn of_domain(inner: &Inner, domain: &Domain) -> Result<VecDeque<Destination>, ReadError> {
     let mut found = VecDeque::from([Destination::new(format!("mx:{domain}"))]);
-    // All names but those of exchanges, of which each has mail for one domain, and of reports, whose recipients are final.
+    // All names but those of exchanges, of which each has mail for one domain, and of reports, whose recipients are
+    // final.
     for (from, until) in [(None, Some("mx:")), (Some("mx;"), Some("notice:")), (Some("notice;"), None)] {
         let mut after = from.map(Destination::new);
         loop {

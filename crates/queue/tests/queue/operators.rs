@@ -1,6 +1,6 @@
 //! What operators see and do.
 
-use mail::{Event, Site};
+use mail::{Clock, Event, Site};
 use queue::{Action, Pattern, Selection, State};
 
 use crate::house::{Does, HOUR, House, MINUTE};
@@ -215,4 +215,43 @@ async fn a_full_queue_takes_no_more_from_outside_and_still_reports() {
     house.until(|peers| peers.events().iter().any(|event| matches!(event, Event::Reported { .. }))).await;
     house.until_empty().await;
     assert!(house.queue.intake(None).is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_is_about_what_is_held() {
+    let mut house = House::new(|_| ()).await;
+    let ids = deferred(&mut house, &["a@example.org", "b@example.com"]).await;
+    house.queue.act(Action::Hold, &Selection::message(ids[0]), "root", "looks odd").await.unwrap();
+    let acted = house.queue.act(Action::Release, &Selection::everything(), "root", "is fine").await.unwrap();
+    assert_eq!((acted.messages, acted.recipients, acted.changed), (1, 1, 1), "{acted:?}");
+    house.until(|peers| peers.outcomes("deferred") == 3).await;
+    assert_eq!(house.peers.attempts_for("b@example.com"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_release_ends_a_hold_that_waits_for_the_end_of_an_attempt() {
+    let mut house = House::new(|_| ()).await;
+    house.start();
+    house.peers.set("a@example.org", Does::Hang);
+    let id = house.send(SENDER, &["a@example.org"]).await;
+    house.until(|peers| peers.attempts().len() == 1).await;
+    for action in [Action::Hold, Action::Release] {
+        let acted = house.queue.act(action, &Selection::everything(), "root", "because").await.unwrap();
+        assert_eq!(acted.in_flight, 1, "{action:?}");
+    }
+    house.peers.set("a@example.org", Does::Defer);
+    house.until(|peers| peers.outcomes("deferred") == 1).await;
+    house.peers.set("a@example.org", Does::Accept);
+    house.advance(6 * MINUTE).await;
+    house.until(|peers| peers.finished(id) == 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_summary_tells_times_by_the_wall_clock() {
+    let mut house = House::new(|_| ()).await;
+    let ids = deferred(&mut house, &["a@example.org"]).await;
+    house.clock.jump(-3_600_000);
+    let told = house.queue.summary(10).await.unwrap().destinations[0].earliest_due.unwrap();
+    assert!(told <= house.clock.now() + 5 * MINUTE, "{told} and it is {}", house.clock.now());
+    assert_eq!(house.queue.show(ids[0]).await.unwrap().unwrap().deliveries[0].due, Some(told));
 }
