@@ -4,49 +4,67 @@
 //! wakes the loop if that made work.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use mail::{Destination, EnhancedCode, Fault, Timestamp};
-use store::{Due, ReadError};
+use mail::{Destination, EnhancedCode, Fault, MessageId, Timestamp};
+use store::{Counters, Due, ReadError};
 use tokio::task::JoinSet;
 
 use crate::place::place;
 use crate::queue::{Core, Inner, LOOK, cost};
 use crate::scheduler::fair::Class;
-use crate::scheduler::{DestinationId, Item, Load, Now, Page, Resting, Why};
+use crate::scheduler::{DestinationId, Item, Load, Now, Page, Resting, STEP, Seek, Why};
 use crate::settle::Taken;
 
 /// Pages read at a time.
 const LOADS: usize = 16;
-/// Destinations whose hosts are looked up at a time.
+/// Destinations whose hosts are looked up at a time, and as many whose hosts are at hand.
 const PLACES: usize = 64;
 /// Batches of deliveries without an attempt at a time.
 const ATTENDS: usize = 4;
 /// Deliveries of such a batch.
 const BATCH: usize = 128;
 
+/// No schedule lets a delivery wait longer, whatever the settings were when its wait began.
+const LONGEST: Duration = Duration::from_secs(30 * 86_400);
+
 /// How many of each are under way.
 #[derive(Debug, Default)]
 pub(crate) struct Busy {
     loads: usize,
     places: usize,
+    at_hand: usize,
     attends: usize,
+}
+
+impl Busy {
+    fn places(&mut self, from: Seek) -> &mut usize {
+        match from {
+            Seek::Dns => &mut self.places,
+            Seek::AtHand => &mut self.at_hand,
+        }
+    }
 }
 
 enum Job {
     Load(Load),
-    Place(DestinationId, Destination),
+    Place(Seek, DestinationId, Destination),
     Attend(Vec<(Item, Destination, Why)>),
 }
 
 impl Core {
     /// Whether the engine would find something to do, now or before it wakes by itself.
     pub(crate) fn wants_engine(&self, now: Now) -> bool {
-        let due = self.busy.loads < LOADS
-            && self.scheduler.deadline(now).is_some_and(|deadline| self.planned.is_some_and(|at| deadline < at));
-        let place = self.busy.places < PLACES && self.scheduler.wants_place();
+        let due = self.deadline(now).is_some_and(|deadline| self.planned.is_some_and(|at| deadline < at));
+        let place = self.busy.places < PLACES && self.scheduler.wants_place(Seek::Dns);
+        let at_hand = self.busy.at_hand < PLACES && self.scheduler.wants_place(Seek::AtHand);
         let attend = self.busy.attends < ATTENDS && self.scheduler.wants_attention();
-        due || place || attend
+        due || place || at_hand || attend
+    }
+
+    /// When the engine has something to do by the clock. While all loaders are at work their end wakes it.
+    fn deadline(&self, now: Now) -> Option<Instant> {
+        self.scheduler.deadline(self.busy.loads < LOADS, now)
     }
 
     fn next_job(&mut self, now: Now) -> Option<Job> {
@@ -67,11 +85,13 @@ impl Core {
             return Some(Job::Load(load));
         }
         // After the loads, which may have found that hosts are wanted.
-        if self.busy.places < PLACES
-            && let Some((id, destination)) = self.scheduler.next_unplaced()
-        {
-            self.busy.places += 1;
-            return Some(Job::Place(id, destination));
+        for from in [Seek::AtHand, Seek::Dns] {
+            if *self.busy.places(from) < PLACES
+                && let Some((id, destination)) = self.scheduler.next_unplaced(from)
+            {
+                *self.busy.places(from) += 1;
+                return Some(Job::Place(from, id, destination));
+            }
         }
         None
     }
@@ -86,9 +106,7 @@ pub(crate) async fn run(inner: &Arc<Inner>) {
             inner.look(core, now);
             core.scheduler.take_up(now);
             let jobs: Vec<Job> = std::iter::from_fn(|| core.next_job(now)).collect();
-            // While all loaders are at work their end wakes us, not the clock.
-            let due = if core.busy.loads < LOADS { core.scheduler.deadline(now) } else { None };
-            let planned = due.unwrap_or(now.instant + LOOK).min(now.instant + LOOK);
+            let planned = core.deadline(now).unwrap_or(now.instant + LOOK).min(now.instant + LOOK);
             core.planned = Some(planned);
             (jobs, planned, core.scheduler.is_stopped())
         });
@@ -115,15 +133,16 @@ pub(crate) async fn run(inner: &Arc<Inner>) {
 /// By the clock that was handed in: what is left of the time, at least a little, so that a rounding never spins.
 async fn sleep_until(inner: &Inner, instant: Instant) {
     let left = instant.saturating_duration_since(inner.clock.instant());
-    tokio::time::sleep(left.max(std::time::Duration::from_millis(1))).await;
+    tokio::time::sleep(left.max(Duration::from_millis(1))).await;
 }
 
 /// After a start: where there is something to do, and when.
 async fn recover(inner: Arc<Inner>) {
     loop {
-        match inner.store.destinations().await {
-            Ok(destinations) => {
-                inner.take_lead(destinations.iter().filter_map(|(_, counters)| counters.earliest_due).max());
+        match inner.read_start().await {
+            Ok((destinations, newest)) => {
+                let last = destinations.iter().filter_map(|(_, counters)| counters.earliest_due).max();
+                inner.take_lead(newest, last);
                 for batch in destinations.chunks(1024) {
                     inner.core(|core, now| {
                         for (destination, counters) in batch {
@@ -138,7 +157,7 @@ async fn recover(inner: Arc<Inner>) {
             }
             Err(error) => {
                 tracing::warn!(%error, "the queue's destinations could not be read; trying again");
-                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+                tokio::time::sleep(Duration::from_secs(1)).await;
             }
         }
         if inner.core(|core, _| core.scheduler.is_stopped()) {
@@ -151,12 +170,13 @@ impl Job {
     async fn run(self, inner: Arc<Inner>) {
         let _slot = match &self {
             Job::Load(_) => Slot(inner.clone(), |busy| &mut busy.loads),
-            Job::Place(..) => Slot(inner.clone(), |busy| &mut busy.places),
+            Job::Place(Seek::Dns, ..) => Slot(inner.clone(), |busy| &mut busy.places),
+            Job::Place(Seek::AtHand, ..) => Slot(inner.clone(), |busy| &mut busy.at_hand),
             Job::Attend(_) => Slot(inner.clone(), |busy| &mut busy.attends),
         };
         match self {
             Job::Load(load) => inner.load(load).await,
-            Job::Place(id, destination) => inner.find(id, destination).await,
+            Job::Place(_, id, destination) => inner.find(id, destination).await,
             Job::Attend(batch) => {
                 let taken = |(item, _, why): (Item, Destination, Why)| (Taken::new(&inner, item.key), item, why);
                 inner.attend(batch.into_iter().map(taken).collect()).await;
@@ -185,11 +205,17 @@ impl Inner {
         self.metrics.connections.set(i64::try_from(core.scheduler.connections()).unwrap_or(i64::MAX));
     }
 
-    /// Whether the clock was set back while nobody looked, to judge by what is due last of what is due first.
-    fn take_lead(&self, last: Option<Timestamp>) {
-        let Some(last) = last else { return };
-        let longest = self.rules().longest_wait();
-        let lead = self.core(|core, now| core.scheduler.take_lead(last, longest, now));
+    async fn read_start(&self) -> Result<(Vec<(Destination, Counters)>, Option<MessageId>), ReadError> {
+        Ok((self.store.destinations().await?, self.store.newest().await?))
+    }
+
+    /// Whether the clock was set back while nobody looked.
+    fn take_lead(&self, newest: Option<MessageId>, last: Option<Timestamp>) {
+        let (newest, longest) = (newest.map(MessageId::timestamp), self.rules().longest_wait());
+        let lead = self.core(|core, now| {
+            let seen = shown(newest, last, longest, now.due);
+            seen.map_or(Duration::ZERO, |seen| core.scheduler.take_lead(seen, now))
+        });
         if !lead.is_zero() {
             tracing::warn!(
                 seconds = lead.as_secs(),
@@ -237,6 +263,15 @@ impl Inner {
             });
         }
     }
+}
+
+/// What the clock must have shown before the start, to judge by when the newest message came and by what is due last of
+/// what is due first, if nothing waits longer than `longest`. The schedule alone proves little, for settings change: then
+/// it must lie further ahead than any would put it.
+fn shown(newest: Option<Timestamp>, last: Option<Timestamp>, longest: Duration, now: Timestamp) -> Option<Timestamp> {
+    let went_back = newest.is_some_and(|newest| newest.since(now) > STEP);
+    let longest = if went_back { longest } else { longest.max(LONGEST) };
+    newest.max(last.map(|last| last - longest))
 }
 
 /// A page under way. If whoever reads it fails, it has failed.
@@ -293,5 +328,45 @@ fn item(due: Due) -> Item {
         campaign: due.campaign.map(Into::into),
         cost: cost(due.size),
         rider: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::scheduler::fair::Weights;
+    use crate::scheduler::{Claim, Scheduler, Windows};
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    #[test]
+    fn what_is_set_aside_has_its_time_also_while_all_loaders_are_at_work() {
+        let start = Timestamp::from_millis(1_800_000_000_000);
+        let now = Now { instant: Instant::now(), due: start, lead: Duration::ZERO };
+        let mut scheduler = Scheduler::new(Windows::default(), Weights::default(), 1);
+        let (destination, key) = (Destination::new("mx:example.org"), (MessageId::from_u128(1), 0));
+        let (class, due) = (Class::First, start);
+        let item = Item { key, due, class, tenant: None, campaign: None, cost: 1, rider: None };
+        assert!(scheduler.admit(&destination, item, now));
+        assert_eq!(scheduler.claim(key, &destination, now), Claim::Taken);
+        scheduler.restore(key, now);
+        let busy = Busy { loads: LOADS, places: PLACES, ..Busy::default() };
+        let core = Core { scheduler, bells: BTreeMap::new(), busy, planned: Some(now.instant + LOOK) };
+        assert!(core.deadline(now).is_some_and(|deadline| deadline < now.instant + LOOK));
+        assert!(core.wants_engine(now), "it is woken for that");
+    }
+
+    #[test]
+    fn messages_tell_what_the_clock_showed_and_the_schedule_alone_only_what_no_settings_explain() {
+        let now = Timestamp::from_millis(1_800_000_000_000);
+        assert_eq!(shown(None, None, DAY, now), None);
+        assert_eq!(shown(Some(now), Some(now + 29 * DAY), DAY, now), Some(now));
+        assert_eq!(shown(None, Some(now + 400 * DAY), DAY, now), Some(now + 370 * DAY));
+        assert_eq!(shown(Some(now), Some(now + 90 * DAY), 80 * DAY, now), Some(now + 10 * DAY));
+        let ahead = Some(now + 9 * DAY);
+        assert_eq!(shown(ahead, Some(now + 9 * DAY), DAY, now), ahead);
+        assert_eq!(shown(ahead, Some(now + 20 * DAY), DAY, now), Some(now + 19 * DAY), "it came long before the step");
     }
 }

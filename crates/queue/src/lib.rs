@@ -6,11 +6,11 @@
 //! durable states, new attempts, reports to the sender, and events.
 //!
 //! Inside, a pure scheduler decides and a thin driver does: it loads what is due, finds hosts, records decisions. The
-//! store is the truth; what the scheduler has in memory is a bounded cache of what is due, so that a crash costs nothing
-//! but a repeated attempt. `docs/internals/queue.md` tells what happens in which order and why that is safe.
+//! store is the truth; what the scheduler has in memory is a bounded cache of what is due, so that a crash costs
+//! nothing but a repeated attempt. `docs/internals/queue.md` tells what happens in which order and why that is safe.
 //!
-//! What must always hold: a delivery is with at most one connection at a time; a final outcome is durable before anybody
-//! hears of it; a report to a sender and the note that it was made are one atomic change.
+//! What must always hold: a delivery is with at most one connection at a time; a final outcome is durable before
+//! anybody hears of it; a report to a sender and the note that it was made are one atomic change.
 
 #![forbid(unsafe_code)]
 

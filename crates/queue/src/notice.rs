@@ -1,7 +1,7 @@
 //! Reports to senders: made from what is owed, and committed together with the note that they are told.
 //!
-//! A crash before the commit leaves the debt as it is, and the report is made after the restart; a crash after it leaves
-//! the report in the queue and no debt. So a sender is told once.
+//! A crash before the commit leaves the debt as it is, and the report is made after the restart; a crash after it
+//! leaves the report in the queue and no debt. So a sender is told once.
 
 use std::sync::Arc;
 

@@ -46,6 +46,12 @@ pub(crate) async fn place(
     Ok((Arc::new(Target { lane, protocol, source, hosts }), rules.placement(route)))
 }
 
+/// Whether a destination's hosts are found without a question to the DNS for each. Routes that lead to the exchanges of
+/// a domain ask too, but there are few of them.
+pub(crate) fn is_at_hand(destination: &Destination) -> bool {
+    !matches!(Way::parse(destination), Some(Way::Exchanges(Host::Domain(_))))
+}
+
 type Found = (Site, Protocol, Vec<TargetHost>);
 
 async fn by_exchanges(rules: &Rules, resolver: &dyn Resolve, host: &Host) -> Result<Found, Fault> {

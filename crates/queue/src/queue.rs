@@ -102,8 +102,8 @@ impl Queue {
         })))
     }
 
-    /// Room for a message of perhaps `expected` octets from outside: refused if the queue holds as many as it may. Reports
-    /// to senders are not asked, for they empty the queue.
+    /// Room for a message of perhaps `expected` octets from outside: refused if the queue holds as many as it may.
+    /// Reports to senders are not asked, for they empty the queue.
     pub fn intake(&self, expected: Option<u64>) -> Result<Incoming, SubmitError> {
         let most = self.0.rules().settings.most_messages;
         if most.is_some_and(|most| self.0.store.queued() >= most) {

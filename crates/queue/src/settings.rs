@@ -37,8 +37,8 @@ pub struct Settings {
     pub idle: Duration,
     /// The most octets of a message that a report gives back. 50 KiB.
     pub return_limit: usize,
-    /// Messages in the queue beyond which none are taken from outside; about, for those that are just arriving count when
-    /// they are there. No limit but the disk.
+    /// Messages in the queue beyond which none are taken from outside; about, for those that are just arriving count
+    /// when they are there. No limit but the disk.
     pub most_messages: Option<u64>,
 }
 

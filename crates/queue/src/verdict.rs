@@ -1,7 +1,7 @@
 //! What becomes of a delivery: from the outcomes of an attempt, or a reason why there was none, to its next state.
 //!
-//! Pure decisions. A recipient that ends gets its final status and, where the sender is owed a report, becomes part of a
-//! delivery of its own under `notice:…`, so that a report is scheduled, survives a crash and is told apart like any
+//! Pure decisions. A recipient that ends gets its final status and, where the sender is owed a report, becomes part of
+//! a delivery of its own under `notice:…`, so that a report is scheduled, survives a crash and is told apart like any
 //! other work. What is left is scheduled again, put on hold, or finished.
 
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! Deliveries that are set aside: their message could not be read, or whoever worked on them failed.
 //!
-//! Each one waits alone, longer with each setback, and the others of its destination go on. It stays in memory meanwhile,
-//! so that no page brings it again; if too many have to be set aside, the trouble is a larger one, and whole destinations
-//! wait.
+//! Each one waits alone, longer with each setback, and the others of its destination go on. It stays in memory
+//! meanwhile, so that no page brings it again; if too many have to be set aside, the trouble is a larger one, and whole
+//! destinations wait.
 
 use std::time::Duration;
 

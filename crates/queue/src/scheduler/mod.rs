@@ -12,9 +12,10 @@
 //!                                                                    aside ◄──┘ └── (waiting, after a while)
 //! ```
 //!
-//! `windows` decides what is loaded, destination by destination; `places` knows where a destination's mail goes; `lanes`
-//! decides who may connect and what a connection gets; `aside` keeps what could not be worked on. What must always hold: entries never outnumber the limit; an entry that leaves memory while the store still has
-//! it scheduled makes its destination look for it again; a busy or flying entry is never loaded a second time.
+//! `windows` decides what is loaded, destination by destination; `places` knows where a destination's mail goes;
+//! `lanes` decides who may connect and what a connection gets; `aside` keeps what could not be worked on. What must
+//! always hold: entries never outnumber the limit; an entry that leaves memory while the store still has it scheduled
+//! makes its destination look for it again; a busy or flying entry is never loaded a second time.
 
 mod aside;
 pub(crate) mod fair;
@@ -32,7 +33,7 @@ use store::StoredMessage;
 
 use fair::{Class, Name, Weights};
 pub(crate) use lanes::{LaneState, Pull, Setback, Work};
-pub(crate) use places::Resting;
+pub(crate) use places::{Resting, Seek};
 pub(crate) use roster::{GrantId, LaneId, Settings as Placement};
 pub(crate) use windows::{DestinationId, Load, Page};
 
@@ -45,15 +46,14 @@ const CLAIMS: usize = 4096;
 const JUMP: Duration = Duration::from_secs(600);
 /// For how long nothing expires after the wall clock jumped ahead: time to notice and to set it right.
 const GRACE: Duration = Duration::from_secs(3600);
-
 /// A step of the wall clock smaller than this is none: clocks are read one after the other, and slewed.
-const STEP: Duration = Duration::from_secs(10);
+pub(crate) const STEP: Duration = Duration::from_secs(10);
 
 /// Both clocks at one moment.
 ///
-/// The schedule has a time of its own that never goes back. What is due was written down by the clock of its day: were the
-/// clock set back by an hour, it would be an hour late. So the schedule keeps its lead over the wall clock, and what people
-/// and other programs are told is [`told`](Self::told) by the wall clock.
+/// The schedule has a time of its own that never goes back. What is due was written down by the clock of its day: were
+/// the clock set back by an hour, it would be an hour late. So the schedule keeps its lead over the wall clock, and
+/// what people and other programs are told is [`told`](Self::told) by the wall clock.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Now {
     pub(crate) instant: Instant,
@@ -381,10 +381,13 @@ impl Scheduler {
         Some(Jump::Ahead(ahead - returned))
     }
 
-    /// After a start: something is first due at `due`, though nothing ever waits longer than `longest`. So the clock has
-    /// been set back since that was written down, and the schedule takes its lead again. Tells by how much it grew.
-    pub(crate) fn take_lead(&mut self, due: Timestamp, longest: Duration, now: Now) -> Duration {
-        let more = due.since(now.due + longest);
+    /// After a start: the clock has shown this time already. If that lies ahead, the clock has been set back since, and
+    /// the schedule takes its lead again. Tells by how much it grew.
+    pub(crate) fn take_lead(&mut self, seen: Timestamp, now: Now) -> Duration {
+        let more = seen.since(now.due);
+        if more <= STEP {
+            return Duration::ZERO;
+        }
         self.lead += more;
         if let Some(base) = &mut self.base {
             base.due = base.due + more;
@@ -415,10 +418,11 @@ impl Scheduler {
         self.entries.len() - self.claimed
     }
 
-    /// When something will have to be done.
-    pub(crate) fn deadline(&self, now: Now) -> Option<Instant> {
+    /// When something will have to be done; if nothing `may_load`, beside loading.
+    pub(crate) fn deadline(&self, may_load: bool, now: Now) -> Option<Instant> {
         let aside = self.aside.first().map(|(until, _)| *until);
-        self.load_at(now).into_iter().chain(aside).min()
+        let load = if may_load { self.load_at(now) } else { None };
+        load.into_iter().chain(aside).min()
     }
 
     fn enter(&mut self, destination: DestinationId, item: Item, now: Now) {

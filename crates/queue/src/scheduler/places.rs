@@ -1,5 +1,6 @@
 //! From a destination to the lane where its mail waits, and for how long that is believed.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use super::{Entry, Key, Now, Phase, Scheduler, Why};
 const PLACE_AGE: Duration = Duration::from_secs(60);
 /// How long it is believed that they can't be found.
 const NO_PLACE_AGE: Duration = Duration::from_secs(20);
-/// As long as so many destinations wait for their hosts, no more are looked at to be loaded.
+/// As long as so many destinations wait for their hosts, no more of their kind are looked at.
 const SEEKING: usize = 128;
 
 /// What is known of a destination's hosts.
@@ -23,6 +24,15 @@ pub(super) enum Place {
     Asked,
     At(LaneId, Instant),
     Nowhere(Why, Instant),
+}
+
+/// Where the hosts of a destination are looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seek {
+    /// In the DNS, which may take its time.
+    Dns,
+    /// In the settings: those do not wait behind the others.
+    AtHand,
 }
 
 /// Why a destination has no lane.
@@ -45,15 +55,25 @@ impl Place {
 
 impl Scheduler {
     /// The next destination whose hosts are to be found. The result goes to [`Self::placed`] or [`Self::unplaceable`].
-    pub(crate) fn next_unplaced(&mut self) -> Option<(DestinationId, Destination)> {
-        let id = self.destinations.unplaced.pop_front()?;
+    pub(crate) fn next_unplaced(&mut self, from: Seek) -> Option<(DestinationId, Destination)> {
+        let id = self.unplaced(from).pop_front()?;
         let record = self.destinations.by_id.get(&id)?;
         Some((id, record.name.clone()))
     }
 
     /// Whether a destination's hosts are wanted.
-    pub(crate) fn wants_place(&self) -> bool {
-        !self.destinations.unplaced.is_empty()
+    pub(crate) fn wants_place(&self, from: Seek) -> bool {
+        match from {
+            Seek::Dns => !self.destinations.unplaced.is_empty(),
+            Seek::AtHand => !self.destinations.unplaced_at_hand.is_empty(),
+        }
+    }
+
+    fn unplaced(&mut self, from: Seek) -> &mut VecDeque<DestinationId> {
+        match from {
+            Seek::Dns => &mut self.destinations.unplaced,
+            Seek::AtHand => &mut self.destinations.unplaced_at_hand,
+        }
     }
 
     /// A destination's hosts were found.
@@ -124,15 +144,21 @@ impl Scheduler {
 
     /// The destination's hosts are wanted.
     pub(super) fn seek(&mut self, id: DestinationId) {
-        if self.destinations.by_id.get(&id).is_some_and(|record| !matches!(record.place, Place::Asked)) {
+        let Some(record) = self.destinations.by_id.get(&id) else { return };
+        if !matches!(record.place, Place::Asked) {
+            let from = if record.at_hand { Seek::AtHand } else { Seek::Dns };
             self.set_place(id, Place::Asked);
-            self.destinations.unplaced.push_back(id);
+            self.unplaced(from).push_back(id);
         }
     }
 
-    /// Whether so many destinations wait for their hosts that no others need be looked at.
-    pub(super) fn is_seeking_enough(&self) -> bool {
-        self.destinations.unplaced.len() >= SEEKING
+    /// Whether so many destinations wait for their hosts that no others need be looked for.
+    pub(super) fn is_seeking_enough(&self, from: Seek) -> bool {
+        let waiting = match from {
+            Seek::Dns => &self.destinations.unplaced,
+            Seek::AtHand => &self.destinations.unplaced_at_hand,
+        };
+        waiting.len() >= SEEKING
     }
 
     pub(super) fn set_place(&mut self, id: DestinationId, place: Place) {

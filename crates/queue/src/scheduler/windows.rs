@@ -1,11 +1,11 @@
 //! What is in memory of each destination's schedule, and when more of it is loaded.
 //!
-//! A destination's deliveries are read from the store in pages, when its earliest one is due and there is room. How much
-//! room a destination or a lane has shrinks with what is free in total (dynamic thresholds, as in a switch's shared
-//! buffer): a million deliveries of one destination, or a thousand destinations that do not move, leave room for the
-//! next one. The hosts of a destination are found before its mail is loaded, so that what is loaded fits its lane. A page
-//! begins where the last one ended; it begins at the start again only when something before that place may have been left
-//! out.
+//! A destination's deliveries are read from the store in pages, when its earliest one is due and there is room. How
+//! much room a destination or a lane has shrinks with what is free in total (dynamic thresholds, as in a switch's
+//! shared buffer): a million deliveries of one destination, or a thousand destinations that do not move, leave room for
+//! the next one. The hosts of a destination are found before its mail is loaded, so that what is loaded fits its lane.
+//! A page begins where the last one ended; it begins at the start again only when something before that place may have
+//! been left out.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -16,7 +16,8 @@ use store::Cursor;
 use super::fair::Class;
 use super::places::Place;
 use super::roster::LaneId;
-use super::{Item, Key, Now, Scheduler};
+use super::{Item, Key, Now, Scheduler, Seek};
+use crate::place::is_at_hand;
 
 /// The most deliveries of one page.
 const PAGE: usize = 512;
@@ -44,10 +45,14 @@ pub(super) struct Destinations {
     pub(super) by_id: HashMap<DestinationId, Record>,
     pub(super) by_name: HashMap<Destination, DestinationId>,
     next: u64,
-    /// When each one that is neither loading nor parked is to be loaded.
+    /// When each one that is neither loading nor parked is to be loaded, if its hosts need not be asked for.
     heads: BTreeSet<(Timestamp, DestinationId)>,
+    /// The same of those whose hosts must be asked for first.
+    unknown: BTreeSet<(Timestamp, DestinationId)>,
     /// Those whose hosts are wanted.
     pub(super) unplaced: VecDeque<DestinationId>,
+    /// Those whose hosts are wanted and known without asking the DNS for them.
+    pub(super) unplaced_at_hand: VecDeque<DestinationId>,
     /// Those that wait for room in all of memory.
     parked: VecDeque<DestinationId>,
     /// Entries that loads under way may bring.
@@ -63,6 +68,8 @@ pub(super) struct Destinations {
 pub(super) struct Record {
     pub(super) name: Destination,
     pub(super) place: Place,
+    /// Its hosts are known without asking the DNS for them.
+    pub(super) at_hand: bool,
     first: usize,
     retry: usize,
     /// Entries that are set aside.
@@ -135,14 +142,19 @@ impl Scheduler {
             return None;
         }
         for _ in 0..SCAN {
-            let (head, id) = *self.destinations.heads.first()?;
-            if head > now.due || self.is_seeking_enough() {
-                return None;
-            }
-            self.destinations.heads.pop_first();
-            let room = self.room(id, now);
+            let (head, id) = self.next_head().filter(|(head, _)| *head <= now.due)?;
+            let seeking = self.is_seeking_enough(Seek::Dns);
             let record = self.destinations.by_id.get_mut(&id)?;
             record.head = None;
+            self.destinations.heads.remove(&(head, id));
+            self.destinations.unknown.remove(&(head, id));
+            if seeking && !record.at_hand && !record.place.is_known(now) {
+                // What was known of its hosts is no longer believed: it waits with the others.
+                self.set_head(id, now);
+                continue;
+            }
+            let room = self.room(id, now);
+            let record = self.destinations.by_id.get_mut(&id)?;
             let Some(room) = room else { continue };
             if !record.place.is_known(now) {
                 record.sought = true;
@@ -173,8 +185,11 @@ impl Scheduler {
         self.destinations.unreadable_until = None;
         let full = page.items.len() >= load.limit;
         let last = page.items.last().map(|item| item.due);
-        let mut left_out = false;
-        for item in page.items {
+        // It was paused while the page was under way: what brought that about may be in the page.
+        let not_before = self.destinations.by_id.get(&load.id).and_then(|record| record.not_before);
+        let mut left_out = not_before.is_some_and(|until| now.instant < until);
+        let items = if left_out { Vec::new() } else { page.items };
+        for item in items {
             if self.stopped || self.entries.contains_key(&item.key) {
                 continue;
             }
@@ -192,7 +207,7 @@ impl Scheduler {
         if std::mem::take(&mut record.rewind) || left_out {
             record.cursor = None;
         }
-        record.not_before = (!full).then(|| now.instant + LOAD_PAUSE);
+        record.not_before = record.not_before.max((!full).then(|| now.instant + LOAD_PAUSE));
         let rest = if full || left_out { last.or(Some(load.until)) } else { page.next_due };
         record.next_due = earlier(record.next_due, rest);
         self.set_head(load.id, now);
@@ -200,8 +215,8 @@ impl Scheduler {
         self.memory_freed(now);
     }
 
-    /// A page could not be read. All of the schedule is in one place: nothing is read for a moment. Says whether that is
-    /// news.
+    /// A page could not be read. All of the schedule is in one place: nothing is read for a moment. Says whether that
+    /// is news.
     pub(crate) fn load_failed(&mut self, load: &Load, now: Now) -> bool {
         self.destinations.expected -= load.room;
         let news = self.destinations.unreadable_until.replace(now.instant + LOAD_PAUSE).is_none();
@@ -217,29 +232,46 @@ impl Scheduler {
 
     /// When there will be something to load; not while that waits for hosts that are being looked for.
     pub(super) fn load_at(&self, now: Now) -> Option<Instant> {
-        let (head, _) = self.destinations.heads.first().filter(|_| !self.is_seeking_enough())?;
+        let (head, _) = self.next_head()?;
         let due = now.instant.checked_add(head.since(now.due))?;
         Some(self.destinations.unreadable_until.map_or(due, |until| due.max(until)))
     }
 
+    /// The destination to be loaded first; none whose hosts must be asked for while so many others wait for theirs.
+    fn next_head(&self) -> Option<(Timestamp, DestinationId)> {
+        let unknown = self.destinations.unknown.first().filter(|_| !self.is_seeking_enough(Seek::Dns));
+        let others = self.destinations.heads.first().filter(|_| !self.is_seeking_enough(Seek::AtHand));
+        others.into_iter().chain(unknown).min().copied()
+    }
+
     /// Forgets destinations that have had nothing to do for a while, and lanes without any. Looks only now and then.
     pub(crate) fn sweep(&mut self, now: Now) {
-        let early = |at: Instant| now.instant.saturating_duration_since(at) < SWEEP_PAUSE;
-        if self.destinations.swept_at.is_some_and(early) && self.destinations.idle.len() <= self.windows.places {
-            return;
+        let since = |at: Instant| now.instant.saturating_duration_since(at);
+        let early = self.destinations.swept_at.is_some_and(|at| since(at) < SWEEP_PAUSE);
+        if !early || self.destinations.idle.len() > self.windows.places {
+            self.forget_idle(now);
         }
-        self.destinations.swept_at = Some(now.instant);
-        while let Some((id, stamp)) = self.destinations.idle.front().copied() {
-            let current = self.destinations.by_id.get(&id).filter(|r| r.idle_since == stamp && r.is_idle());
-            if let Some(record) = current {
-                if record.place.is_known(now) && self.destinations.idle.len() <= self.windows.places {
-                    break;
-                }
-                self.drop_destination(id);
+        // Of these there may be very many, and most stay.
+        if !early {
+            self.destinations.swept_at = Some(now.instant);
+            self.lanes.sweep(now);
+        }
+    }
+
+    fn forget_idle(&mut self, now: Now) {
+        let (by_id, places) = (&self.destinations.by_id, self.windows.places);
+        let is_idle = |record: &Record, stamp: u64| record.idle_since == stamp && record.is_idle();
+        self.destinations.idle.retain(|(id, stamp)| by_id.get(id).is_some_and(|record| is_idle(record, *stamp)));
+        // Some more than are too many, or the next one to fall idle would bring us here again.
+        let most = if self.destinations.idle.len() > places { places - places / 8 } else { places };
+        while let Some((id, _)) = self.destinations.idle.front().copied() {
+            let known = self.destinations.by_id.get(&id).is_some_and(|record| record.place.is_known(now));
+            if known && self.destinations.idle.len() <= most {
+                return;
             }
+            self.drop_destination(id);
             self.destinations.idle.pop_front();
         }
-        self.lanes.sweep(now);
     }
 
     /// Destinations known here.
@@ -367,6 +399,7 @@ impl Scheduler {
         let Some(record) = self.destinations.by_id.get_mut(&id) else { return };
         if let Some(head) = record.head.take() {
             self.destinations.heads.remove(&(head, id));
+            self.destinations.unknown.remove(&(head, id));
         }
         if record.loading || record.sought || record.parked.is_some() {
             return;
@@ -375,7 +408,9 @@ impl Scheduler {
             let earliest = record.not_before.map_or(now.due, |instant| now.due_at(instant));
             let head = due.max(earliest);
             record.head = Some(head);
-            self.destinations.heads.insert((head, id));
+            let ready = record.at_hand || record.place.is_known(now);
+            let heads = if ready { &mut self.destinations.heads } else { &mut self.destinations.unknown };
+            heads.insert((head, id));
         }
     }
 
@@ -398,6 +433,8 @@ impl Scheduler {
                 (room, worth) = (RESTING.saturating_sub(held), 1);
             }
             let lane_room = lane_cap.saturating_sub(self.lanes.ready(lane));
+            // A lane may be narrower than a quarter of the destination's own window.
+            worth = worth.min(lane_cap / 4);
             if lane_room < lane_cap / 4 {
                 record.parked = Some(Parked::Lane);
                 self.lanes.park(lane, id);
@@ -452,6 +489,7 @@ impl Scheduler {
 impl Record {
     fn new(name: Destination) -> Self {
         Self {
+            at_hand: is_at_hand(&name),
             name,
             place: Place::Unknown,
             first: 0,
@@ -496,4 +534,13 @@ fn earlier(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
 fn take_some(parked: &mut VecDeque<DestinationId>, most: usize) -> Vec<DestinationId> {
     let count = parked.len().min(most);
     parked.drain(..count).collect()
+}
+
+#[cfg(test)]
+impl Destinations {
+    /// How many wait for their own deliveries to become fewer, and have none.
+    pub(super) fn stranded(&self) -> usize {
+        let stranded = |r: &&Record| r.parked == Some(Parked::Own) && r.first + r.retry == 0;
+        self.by_id.values().filter(stranded).count()
+    }
 }

@@ -1,4 +1,5 @@
-//! A queue over a real store in a temporary folder, with time that moves by command, and peers that do as they are told.
+//! A queue over a real store in a temporary folder, with time that moves by command, and peers that do as they are
+//! told.
 
 use std::collections::HashMap;
 use std::fmt;

@@ -230,7 +230,7 @@ async fn what_comes_right_after_the_clock_went_back_waits_for_its_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clock_that_went_back_before_the_start_delays_nothing_for_long() {
+async fn a_clock_that_went_back_before_the_start_delays_nothing() {
     let mut house = House::new(|_| ()).await;
     house.start();
     house.peers.set("a@example.org", Does::Defer);
@@ -240,10 +240,32 @@ async fn a_clock_that_went_back_before_the_start_delays_nothing_for_long() {
     house.clock.jump(-31 * 86_400_000);
     house.peers.set("a@example.org", Does::Accept);
     house.start();
-    // Twice the longest wait of the default schedule, and not a month.
-    for _ in 0..16 {
-        house.advance(HOUR).await;
-    }
+    house.advance(4 * MINUTE).await;
+    assert_eq!(house.peers.attempts().len(), 1, "nor does anything come early");
+    house.advance(2 * MINUTE).await;
+    house.until(|peers| peers.finished(id) == 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_schedule_that_was_made_shorter_is_no_clock_that_went_back() {
+    let every = |wait| {
+        move |settings: &mut queue::Settings| {
+            settings.retry.intervals = shaping::Intervals::listed(vec![wait]).unwrap();
+        }
+    };
+    let mut house = House::new(every(3 * HOUR)).await;
+    house.start();
+    house.peers.set("a@example.org", Does::Defer);
+    let id = house.send("s@sender.example", &["a@example.org"]).await;
+    house.until(|peers| peers.outcomes("deferred") == 1).await;
+    let due = house.queue.show(id).await.unwrap().unwrap().deliveries[0].due.unwrap();
+    let mut house = house.restart(every(MINUTE)).await;
+    house.peers.set("a@example.org", Does::Accept);
+    house.start();
+    house.advance(2 * HOUR).await;
+    assert_eq!(house.peers.attempts().len(), 1);
+    assert_eq!(house.queue.show(id).await.unwrap().unwrap().deliveries[0].due, Some(due));
+    house.advance(HOUR).await;
     house.until(|peers| peers.finished(id) == 1).await;
 }
 
