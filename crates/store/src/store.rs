@@ -234,6 +234,11 @@ impl Store {
         }
     }
 
+    /// Brings its gauges up to date; by themselves they follow every few seconds.
+    pub fn refresh_metrics(&self) {
+        self.shared.engine.show();
+    }
+
     /// Takes no more mail, writes what is in line, makes a last checkpoint and ends. Futures of other clones that wait for
     /// something that comes later never end.
     pub async fn close(self) {

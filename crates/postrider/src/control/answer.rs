@@ -65,7 +65,10 @@ impl Control {
     pub async fn answer(&self, request: Request, answer: &mut Answer) -> Result<(), Refusal> {
         match request {
             Request::Status => answer.item(&self.status().await?).await,
-            Request::Metrics => answer.item(&self.meters.to_text().map_err(Refusal::new)?).await,
+            Request::Metrics => {
+                self.store.refresh_metrics();
+                answer.item(&self.meters.to_text().map_err(Refusal::new)?).await
+            }
             Request::Summary { limit } => {
                 let summary = self.queue.summary(limit.min(MOST_LISTED)).await;
                 answer.item(&summary.map_err(Refusal::new)?).await

@@ -290,11 +290,17 @@ async fn metrics_tell_what_happened() {
     let store =
         Store::open(Options::small(), Arc::new(disk()), Arc::new(SystemClock), Randomness::from_system(), metrics)
             .unwrap();
+    let text = || {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        text
+    };
     commit(&store, 1, &[Bytes::from_static(b"one")]).await.unwrap();
+    store.refresh_metrics();
+    assert!(text().contains("postrider_store_messages 1\n"), "{}", text());
     store.record(vec![finished(1)]).await;
     store.close().await;
-    let mut text = String::new();
-    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    let text = text();
     assert!(text.contains("postrider_store_commits_total 1\n"), "{text}");
     assert!(text.contains("postrider_store_updates_total 1\n"), "{text}");
 }
