@@ -76,14 +76,26 @@ pub fn ask(client: &mut Client, line: &str, class: char) -> Result<String, Strin
     if reply.starts_with(class) { Ok(reply) } else { Err(reply) }
 }
 
-/// A counter or gauge of the server by its name as it stands in the output, labels included; zero if it is not there.
+/// A counter or gauge of the server by its name as it stands in the output, labels included.
 pub fn metric(server: &Postrider, name: &str) -> f64 {
+    found(server, name).unwrap_or_else(|| panic!("there is no metric {name}"))
+}
+
+/// The same for a counter that may have counted nothing yet: with labels it is not there before it has.
+pub fn counted(server: &Postrider, name: &str) -> f64 {
+    found(server, name).unwrap_or(0.0)
+}
+
+fn found(server: &Postrider, name: &str) -> Option<f64> {
     let text = server.command(&["metrics"]).good();
-    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-    line.map_or(0.0, |value| value.trim().parse().expect("a number"))
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+    Some(value.trim().parse().expect("a number"))
 }
 
 /// Waits until nothing is left in the queue.
 pub fn until_empty(server: &Postrider) {
-    wait_for("an empty queue", || (metric(server, "postrider_store_messages") == 0.0).then_some(()));
+    wait_for("an empty queue", || {
+        let status = server.command(&["status", "--json"]).json().remove(0);
+        (status["store"]["messages"].as_u64().expect("a count") == 0).then_some(())
+    });
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::clients::{Ledger, closed_sink};
-use crate::harness::{Postrider, Script, Setup, binary, skipped};
+use crate::harness::{Postrider, Script, Setup, Sink, binary, skipped};
 
 const LIBRARY: &str = "faketime/libfaketimeMT.so.1";
 
@@ -51,20 +51,26 @@ impl Clock {
 const RETRY: &str = "[retry]\nintervals = [\"2s\"]\njitter = 0\nexpire = \"5d\"\n\
                      [delivery]\nrest_first = \"500ms\"\nrest_most = \"500ms\"";
 
-#[test]
-fn a_clock_set_back_by_an_hour_stalls_nothing() {
-    let sink = closed_sink();
-    let setup = Setup::to(&sink).table(RETRY);
-    let Some(clock) = Clock::new(&setup) else { return };
+/// A server on a right clock, with a message that was put off once because the sink is closed.
+fn with_mail_put_off(sink: &Sink) -> Option<(Clock, Postrider, Ledger)> {
+    let setup = Setup::to(sink).table(RETRY);
+    let clock = Clock::new(&setup)?;
     let server = clock.start(&setup);
     let mut ledger = Ledger::default();
     ledger.post(setup.address, "before", "hello").expect("a good clock");
     server.event("deferred");
+    Some((clock, server, ledger))
+}
+
+#[test]
+fn a_clock_set_back_by_an_hour_stalls_nothing() {
+    let sink = closed_sink();
+    let Some((clock, server, mut ledger)) = with_mail_put_off(&sink) else { return };
 
     clock.set("-1h");
     let told = server.event("the wall clock went back; attempts come when they would have come");
     assert!(told["seconds"].as_u64().is_some_and(|seconds| (3590..3610).contains(&seconds)), "{told}");
-    ledger.post(setup.address, "after", "hello").expect("the clock is no reason to refuse");
+    ledger.post(server.setup().address, "after", "hello").expect("the clock is no reason to refuse");
     sink.answer(Script::default());
     ledger.settle(&sink);
     server.stop();
@@ -73,12 +79,7 @@ fn a_clock_set_back_by_an_hour_stalls_nothing() {
 #[test]
 fn a_clock_that_jumps_ahead_by_a_month_expires_nothing_at_once() {
     let sink = closed_sink();
-    let setup = Setup::to(&sink).table(RETRY);
-    let Some(clock) = Clock::new(&setup) else { return };
-    let server = clock.start(&setup);
-    let mut ledger = Ledger::default();
-    ledger.post(setup.address, "before", "hello").expect("a good clock");
-    server.event("deferred");
+    let Some((clock, mut server, mut ledger)) = with_mail_put_off(&sink) else { return };
 
     clock.set("+31d");
     let told = server.event("the wall clock jumped ahead; nothing expires for an hour");
@@ -91,18 +92,18 @@ fn a_clock_that_jumps_ahead_by_a_month_expires_nothing_at_once() {
     // Set right again it goes on as if nothing had been.
     clock.set("+0");
     server.event("the wall clock went back; attempts come when they would have come");
-    ledger.post(setup.address, "after", "hello").expect("the clock is no reason to refuse");
+    ledger.post(server.setup().address, "after", "hello").expect("the clock is no reason to refuse");
     sink.answer(Script::default());
     ledger.settle(&sink);
-    let mut server = server;
+    server.signal("TERM");
+    assert!(server.wait_exit().success());
     assert!(!server.log_text().contains("\"event\":\"expired\""), "{}", server.log_text());
-    server.stop();
 }
 
 #[test]
 fn a_month_that_has_really_passed_expires_and_tells_the_sender() {
     let sink = closed_sink();
-    let reports = crate::harness::Sink::start();
+    let reports = Sink::start();
     let setup = Setup::new().route("example.org", &reports.address().to_string());
     let setup = setup.route("*", &sink.address().to_string()).table(RETRY);
     let Some(clock) = Clock::new(&setup) else { return };

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::SOON;
 use crate::clients::{Ledger, closed_sink, metric, until_empty};
 use crate::harness::{Postrider, Script, Setup, Sink, wait_for};
-use crate::system::Mount;
+use crate::system::{Filler, Mount};
 
 /// More than the preallocated files of the log can take.
 const MANY: usize = 200;
@@ -28,23 +28,34 @@ fn intake(server: &Postrider) -> String {
 
 #[test]
 fn little_free_space_stops_intake_and_nothing_else() {
+    below_a_floor("free_space = \"8MiB\"\nfree_inodes = 0", "size=64m", Mount::fill, "space");
+}
+
+#[test]
+fn few_free_inodes_stop_intake_and_nothing_else() {
+    below_a_floor("free_space = \"0B\"\nfree_inodes = 20", "size=64m,nr_inodes=100", Mount::clutter, "inodes");
+}
+
+/// A disk with these options that has less free than the floors ask, for this reason.
+fn below_a_floor(floors: &'static str, options: &str, use_up: fn(&Mount) -> Filler, reason: &str) {
     let sink = closed_sink();
-    let setup = Setup::to(&sink).floors("free_space = \"8MiB\"\nfree_inodes = 0").table(SOON);
-    let Some(disk) = Mount::at(&folder(&setup), "size=64m") else { return };
+    let setup = Setup::to(&sink).floors(floors).table(SOON);
+    let Some(disk) = Mount::at(&folder(&setup), options) else { return };
     let server = Postrider::start(&setup);
     let mut ledger = Ledger::default();
     ledger.post(setup.address, "before", "hello").expect("there is room");
 
-    let filler = disk.fill();
+    let used_up = use_up(&disk);
     let refused = wait_for("a refusal", || ledger.post(setup.address, &format!("n{}", ledger.len()), "hello").err());
     assert!(refused.starts_with("452 4.3.1"), "{refused}");
-    server.wait("the reason", |line| line["event"] == "no room for a message" && line["reason"] == "space");
-    assert!(metric(&server, "postrider_reception_messages_refused_total{reason=\"space\"}") >= 1.0);
-    assert!(intake(&server).contains("closed: space"), "{}", intake(&server));
+    server.wait("the reason", |line| line["event"] == "no room for a message" && line["reason"] == reason);
+    let refusals = format!("postrider_reception_messages_refused_total{{reason=\"{reason}\"}}");
+    assert!(metric(&server, &refusals) >= 1.0);
+    assert!(intake(&server).contains(&format!("closed: {reason}")), "{}", intake(&server));
 
     sink.answer(Script::default());
     until_empty(&server);
-    drop(filler);
+    drop(used_up);
     ledger.post_at_last(setup.address, "after");
     ledger.settle(&sink);
     server.stop();
@@ -52,72 +63,42 @@ fn little_free_space_stops_intake_and_nothing_else() {
 
 #[test]
 fn a_disk_without_a_single_free_block_loses_nothing() {
+    nothing_left("size=32m", Mount::fill);
+}
+
+#[test]
+fn a_disk_without_a_single_free_inode_loses_nothing() {
+    nothing_left("size=256m,nr_inodes=100", Mount::clutter);
+}
+
+/// A disk with these options of which all is used up, without a floor that would stop intake before.
+fn nothing_left(options: &str, use_up: fn(&Mount) -> Filler) {
     let sink = closed_sink();
     let setup = Setup::to(&sink).table(SOON);
-    let Some(disk) = Mount::at(&folder(&setup), "size=32m") else { return };
+    let Some(disk) = Mount::at(&folder(&setup), options) else { return };
     let server = Postrider::start(&setup);
     let mut ledger = Ledger::default();
     ledger.post(setup.address, "before", "hello").expect("there is room");
 
-    let filler = disk.fill();
+    let used_up = use_up(&disk);
     let refused = post_until_refused(&mut ledger, &server).expect("a full disk takes no mail");
     assert!(refused.starts_with("452 4.3.1"), "{refused}");
+    // The first write that fails is that of a message; those who come later are told at once.
+    server.event("the store's disk fails: no new mail until it works again");
     server.wait("the reason", |line| {
-        line["reason"] == "space" || line["reason"] == "failing" || line["reason"] == "disk"
+        (line["event"] == "message refused" && line["reason"] == "disk")
+            || (line["event"] == "no room for a message" && line["reason"] == "failing")
     });
 
-    // What was acknowledged is delivered and its outcomes are kept, still without a free block.
+    // What was acknowledged is delivered and its outcomes are kept, still without a free block or inode.
     sink.answer(Script::default());
     until_empty(&server);
-    drop(filler);
+    drop(used_up);
     ledger.post_at_last(setup.address, "after");
     ledger.settle(&sink);
     server.stop();
 
     // Nor does anything come back that was delivered while the disk was full.
-    restarted_without_echo(&setup, &sink);
-}
-
-#[test]
-fn few_free_inodes_stop_intake_and_nothing_else() {
-    let sink = closed_sink();
-    let setup = Setup::to(&sink).floors("free_space = \"0B\"\nfree_inodes = 20").table(SOON);
-    let Some(disk) = Mount::at(&folder(&setup), "size=64m,nr_inodes=100") else { return };
-    let server = Postrider::start(&setup);
-    let mut ledger = Ledger::default();
-    ledger.post(setup.address, "before", "hello").expect("there is room");
-
-    let clutter = disk.clutter();
-    let refused = wait_for("a refusal", || ledger.post(setup.address, &format!("n{}", ledger.len()), "hello").err());
-    assert!(refused.starts_with("452 4.3.1"), "{refused}");
-    server.wait("the reason", |line| line["event"] == "no room for a message" && line["reason"] == "inodes");
-    assert!(intake(&server).contains("closed: inodes"), "{}", intake(&server));
-
-    sink.answer(Script::default());
-    until_empty(&server);
-    drop(clutter);
-    ledger.post_at_last(setup.address, "after");
-    ledger.settle(&sink);
-    server.stop();
-}
-
-#[test]
-fn a_disk_without_a_single_free_inode_loses_nothing() {
-    let sink = closed_sink();
-    let setup = Setup::to(&sink).table(SOON);
-    let Some(disk) = Mount::at(&folder(&setup), "size=256m,nr_inodes=100") else { return };
-    let server = Postrider::start(&setup);
-    let mut ledger = Ledger::default();
-    let clutter = disk.clutter();
-    let refused = post_until_refused(&mut ledger, &server).expect("no new file of the log can be made");
-    assert!(refused.starts_with("452 4.3.1"), "{refused}");
-
-    sink.answer(Script::default());
-    until_empty(&server);
-    drop(clutter);
-    ledger.post_at_last(setup.address, "after");
-    ledger.settle(&sink);
-    server.stop();
     restarted_without_echo(&setup, &sink);
 }
 

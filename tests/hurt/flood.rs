@@ -7,14 +7,18 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Socket, Type};
 
-use crate::clients::{Ledger, greeted, metric};
+use crate::clients::{Ledger, counted, greeted};
 use crate::harness::{Client, PATIENCE, Postrider, Setup, Sink, own_address, wait_for};
+use crate::load::{MOST_MEMORY, is_measured};
+use crate::system::most_resident;
 
 /// How many behave, and how many messages each of them sends.
 const GOOD: u8 = 10;
 const MESSAGES: usize = 5;
 /// Attackers of each kind: of three addresses in a network of their own, and more than either may have connections.
 const EACH: usize = 27;
+/// What a message of theirs may take where the load is measured. Anywhere else a busy machine may be the slow one.
+const PROMPT: Duration = Duration::from_secs(1);
 /// Between two connections of an attacker.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -206,7 +210,7 @@ fn ten_who_behave_get_through_a_flood() {
         }
         // They begin when the flood has broken every limit.
         for limit in LIMITS_MET {
-            wait_for(limit, || (metric(&server, &format!("postrider_reception_{limit}")) > 0.0).then_some(()));
+            wait_for(limit, || (counted(&server, &format!("postrider_reception_{limit}")) > 0.0).then_some(()));
         }
         let good = (1..=GOOD).map(|number| scope.spawn(move || behave(number, setup.address)));
         let good: Vec<_> = good.collect();
@@ -214,8 +218,15 @@ fn ten_who_behave_get_through_a_flood() {
     });
     latencies.sort();
     let (median, worst) = (latencies[latencies.len() / 2], latencies[latencies.len() - 1]);
-    println!("{} messages of {GOOD} clients in a flood: median {median:?}, worst {worst:?}", latencies.len());
-    assert!(worst < PATIENCE, "{worst:?}");
+    let memory = most_resident(server.pid());
+    println!(
+        "{} messages of {GOOD} clients in a flood: median {median:?}, worst {worst:?}; {} MiB resident at most",
+        latencies.len(),
+        memory >> 20
+    );
+    let bound = if is_measured() { PROMPT } else { PATIENCE };
+    assert!(worst <= bound, "the slowest message took {worst:?}, and {bound:?} is allowed");
+    assert!(memory <= MOST_MEMORY, "{} MiB", memory >> 20);
     server.stop();
 }
 

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use crate::clients::{Ledger, metric};
+use crate::clients::{Ledger, counted};
 use crate::harness::{Client, PATIENCE, Postrider, Setup, Sink, wait_for};
 
 /// Between two octets of a client that trickles.
@@ -85,7 +85,7 @@ fn until_closed(mut stream: TcpStream, drip: &str) -> String {
 }
 
 fn closed(server: &Postrider, limit: &str) -> f64 {
-    metric(server, &format!("postrider_reception_closed_total{{reason=\"{limit}\"}}"))
+    counted(server, &format!("postrider_reception_closed_total{{reason=\"{limit}\"}}"))
 }
 
 #[test]

@@ -128,8 +128,17 @@ fn identity(pid: u32, which: &str) -> u32 {
 
 /// Memory of a process that is really there, in octets.
 pub fn resident(pid: u32) -> u64 {
+    memory(pid, "VmRSS:")
+}
+
+/// The most of it that there ever was.
+pub fn most_resident(pid: u32) -> u64 {
+    memory(pid, "VmHWM:")
+}
+
+fn memory(pid: u32, which: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process lives");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("the kernel tells");
+    let line = status.lines().find_map(|line| line.strip_prefix(which)).expect("the kernel tells");
     let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
     kib << 10
 }
