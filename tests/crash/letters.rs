@@ -130,7 +130,9 @@ impl Sent {
 pub struct Arrival {
     /// Its number at the sink.
     pub number: u64,
-    /// The queue id in its trace, if it has one.
+    /// How many lives of the server were over when it was sent.
+    pub life: u64,
+    /// The queue id in its trace, or that of a report in its name, if it has one.
     pub id: Option<String>,
     /// For whom.
     pub to: Vec<String>,
@@ -162,21 +164,22 @@ pub enum Letter {
 impl Arrival {
     /// Looks at a message.
     pub fn of(mail: Mail) -> Self {
-        let Mail { number, from, to, content, raw } = mail;
+        let Mail { number, life, from, to, content, raw } = mail;
         let id = trace_id(&content);
         if from.is_empty() {
             let name = field(&content, "Message-ID: ").unwrap_or_default().to_owned();
+            let id = name.split(['<', '@']).find(|word| is_id(word)).map(str::to_owned);
             let letter = Letter::Report { name, failed: failed_in(&content) };
-            return Self { number, id, to, letter, whole: true };
+            return Self { number, life, id, to, letter, whole: true };
         }
         let token = from.strip_prefix("sender.").and_then(|rest| rest.strip_suffix("@example.org"));
         let Some(token) = token.map(str::to_owned) else {
-            return Self { number, id, to, letter: Letter::Other, whole: true };
+            return Self { number, life, id, to, letter: Letter::Other, whole: true };
         };
         let size = field(&content, "X-Size: ").and_then(|size| size.parse().ok()).unwrap_or(0);
         let sent = Sent { token, id: None, recipients: Vec::new(), size };
         let whole = raw.ends_with(&sent.content()) || is_of_a_tool(&content, &sent.token);
-        Self { number, id, to, letter: Letter::Own { token: sent.token }, whole }
+        Self { number, life, id, to, letter: Letter::Own { token: sent.token }, whole }
     }
 
     /// For a file.
@@ -202,7 +205,8 @@ impl Arrival {
             }
             (None, None) => Letter::Other,
         };
-        Some(Self { number: value["number"].as_u64()?, id: None, to: texts(&value["to"])?, letter, whole: true })
+        let (number, to) = (value["number"].as_u64()?, texts(&value["to"])?);
+        Some(Self { number, life: 0, id: None, to, letter, whole: true })
     }
 }
 

@@ -15,6 +15,13 @@ pub fn path(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).map(PathBuf::from)
 }
 
+/// Tells that something cannot be done here. The test is skipped for it, in whole or in part; not so at full length, which
+/// this variable stands for: somebody asked for that, and must not take nothing for a good result.
+pub fn skip(full_length: &str, why: &str) {
+    assert!(std::env::var_os(full_length).is_none(), "{why}");
+    println!("skipped: {why}");
+}
+
 /// The seed of a run, told so that it can be repeated.
 pub fn seed(name: &str) -> u64 {
     let seed =

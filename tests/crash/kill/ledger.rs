@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::Sinks;
+use super::copies::{At, Copies};
 use crate::letters::{Arrival, Kind, Letter, Sent};
 
 /// Both sides of a run.
@@ -17,14 +18,16 @@ pub struct Ledger {
     accepted: HashMap<String, String>,
     /// What the log of an earlier life says was delivered: durable, and never to be sent again.
     claimed: HashSet<(String, String)>,
-    /// How often a recipient's message arrived.
-    copies: HashMap<(Option<String>, String), u32>,
+    /// What arrived, but for reports.
+    copies: Copies,
+    /// Reports that arrived.
+    reported: Copies,
     /// Recipients of which something arrived.
     recipients: HashSet<String>,
     /// Queue ids by the trace of what arrived.
     ids: HashSet<String>,
-    /// The reports that told a sender that a recipient failed, and how often each arrived.
-    told: HashMap<String, HashMap<String, u32>>,
+    /// The reports that told a sender that a recipient failed.
+    told: HashMap<String, HashSet<String>>,
     /// To whom reports went.
     reports: HashSet<String>,
     /// Messages that are not as they were sent.
@@ -44,9 +47,9 @@ impl Ledger {
     pub fn collect(&mut self, sinks: &Sinks, time: Duration) {
         let end = Instant::now() + time;
         loop {
-            for sink in sinks.all() {
+            for (place, sink) in sinks.all().into_iter().enumerate() {
                 while let Some(mail) = sink.next_within(Duration::ZERO) {
-                    self.take(Arrival::of(mail));
+                    self.take(place, Arrival::of(mail));
                 }
             }
             let left = end.saturating_duration_since(Instant::now());
@@ -57,25 +60,31 @@ impl Ledger {
         }
     }
 
-    fn take(&mut self, arrival: Arrival) {
-        if let Letter::Report { name, failed } = &arrival.letter {
-            self.reports.extend(arrival.to);
-            for recipient in failed {
-                *self.told.entry(recipient.clone()).or_default().entry(name.clone()).or_default() += 1;
-            }
-            return;
+    fn take(&mut self, sink: usize, arrival: Arrival) {
+        let Arrival { number, life, id, to, letter, whole } = arrival;
+        if !whole {
+            self.broken.push(format!("{letter:?} for {to:?}"));
         }
-        if !arrival.whole {
-            self.broken.push(format!("{:?} for {:?}", arrival.letter, arrival.to));
-        }
-        self.ids.extend(arrival.id.clone());
-        for recipient in arrival.to {
-            let key = (arrival.id.clone().unwrap_or_default(), recipient.clone());
+        let Some(id) = id else { return self.broken.push(format!("{letter:?} for {to:?} has no trace")) };
+        let copies = if matches!(letter, Letter::Report { .. }) { &mut self.reported } else { &mut self.copies };
+        for recipient in &to {
+            let key = (id.clone(), recipient.clone());
             if self.claimed.contains(&key) {
-                self.beyond_the_window.push(format!("{} for {recipient}", key.0));
+                self.beyond_the_window.push(format!("{id} for {recipient}"));
             }
-            *self.copies.entry((arrival.id.clone(), recipient.clone())).or_default() += 1;
-            self.recipients.insert(recipient);
+            copies.add(key.0, key.1, At { sink, number, life });
+        }
+        match letter {
+            Letter::Report { name, failed } => {
+                self.reports.extend(to);
+                for recipient in failed {
+                    self.told.entry(recipient).or_default().insert(name.clone());
+                }
+            }
+            Letter::Own { .. } | Letter::Other => {
+                self.recipients.extend(to);
+                self.ids.insert(id);
+            }
         }
     }
 
@@ -120,15 +129,27 @@ impl Ledger {
         missing
     }
 
+    /// What arrived again, reports too, though no kill excuses it.
+    pub fn unexcused(&self, sinks: &Sinks) -> Vec<String> {
+        let sinks = sinks.all();
+        let answered = |at: &At| sinks[at.sink].has_answered(at.number);
+        [&self.copies, &self.reported].iter().flat_map(|copies| copies.unexcused(answered)).collect()
+    }
+
+    /// Whether the server took anything from this sender, by its log.
+    pub fn knows(&self, sender: &str) -> bool {
+        self.accepted.values().any(|known| known == sender)
+    }
+
     /// Recipients about whom more than one report was made, which must never be.
     pub fn told_anew(&self) -> Vec<String> {
         let twice = self.told.iter().filter(|(_, reports)| reports.len() > 1);
-        twice.map(|(recipient, reports)| format!("{recipient} by {:?}", reports.keys())).collect()
+        twice.map(|(recipient, reports)| format!("{recipient} by {reports:?}")).collect()
     }
 
     /// A few figures on the way.
     pub fn so_far(&self) -> String {
-        format!("{} accepted, {} recipients arrived", self.accepted.len(), self.copies.len())
+        format!("{} accepted, {} recipients arrived", self.accepted.len(), self.copies.recipients())
     }
 
     /// All figures, for people.
@@ -136,16 +157,16 @@ impl Ledger {
         format!(
             "{} messages for {} recipients acknowledged to clients, {} accepted by the log; {} recipients got their mail, \
              {} of them more than once, {} of those beyond the window; of {} recipients the sender was told that they \
-             failed, of {} more than once; {} messages taken up at the last start, {} left in the queue at the end; start \
+             failed, by reports of which {} arrived more than once; {} messages taken up at the last start, {} left in the queue at the end; start \
              {} ms at most; {lost} lost",
             self.sent.len(),
             self.acknowledged(),
             self.accepted.len(),
-            self.copies.len(),
-            self.duplicates(),
+            self.copies.recipients(),
+            self.copies.repeated(),
             self.beyond_the_window.len(),
             self.told.len(),
-            self.told_again(),
+            self.reported.repeated(),
             self.taken_up,
             self.left.len(),
             self.slowest,
@@ -156,23 +177,14 @@ impl Ledger {
     pub fn to_json(&self, kills: u64, seed: u64, time: Duration, lost: usize) -> Value {
         json!({
             "kills": kills, "seed": seed, "seconds": time.as_secs(), "messages": self.sent.len(),
-            "recipients": self.acknowledged(), "accepted_by_log": self.accepted.len(), "arrived": self.copies.len(),
-            "duplicates": self.duplicates(), "beyond_the_window": self.beyond_the_window.len(), "told": self.told.len(),
-            "told_again": self.told_again(), "taken_up": self.taken_up,
+            "recipients": self.acknowledged(), "accepted_by_log": self.accepted.len(), "arrived": self.copies.recipients(),
+            "duplicates": self.copies.repeated(), "beyond_the_window": self.beyond_the_window.len(), "told": self.told.len(),
+            "told_again": self.reported.repeated(), "taken_up": self.taken_up,
             "left": self.left.len(), "slowest_start_ms": self.slowest, "broken": self.broken.len(), "lost": lost,
         })
     }
 
     fn acknowledged(&self) -> usize {
         self.sent.iter().map(|message| message.recipients.len()).sum()
-    }
-
-    /// Recipients of whose failure a report arrived more than once.
-    fn told_again(&self) -> usize {
-        self.told.values().filter(|reports| reports.values().any(|count| *count > 1)).count()
-    }
-
-    fn duplicates(&self) -> usize {
-        self.copies.values().filter(|count| **count > 1).count()
     }
 }

@@ -6,6 +6,7 @@
 //! moment after it, and into full load; the store is set up so that checkpoints, new segments and compaction are always
 //! near. A seed repeats the choices of a run; the moments are as exact as the machine is.
 
+mod copies;
 mod ledger;
 mod tools;
 
@@ -23,6 +24,8 @@ use tools::{Source, Tools};
 
 /// Kills of the short version.
 const KILLS: u64 = 10;
+/// After so many every client must have got something through.
+const MANY_KILLS: u64 = 50;
 /// How long the queue may stay as it is when the load is over.
 const STANDSTILL: Duration = Duration::from_secs(30);
 
@@ -51,6 +54,7 @@ fn nothing_acknowledged_is_lost_when_the_server_is_killed() {
     ledger.taken_up = messages(&server);
     ledger.left = drained(&server, &sinks, &mut ledger);
     server.stop();
+    ledger.collect(&sinks, Duration::ZERO);
 
     let missing = ledger.missing();
     eprintln!("{kills} kills in {} s: {}", begun.elapsed().as_secs(), ledger.describe(missing.len()));
@@ -58,9 +62,12 @@ fn nothing_acknowledged_is_lost_when_the_server_is_killed() {
     assert_eq!(missing, Vec::<String>::new(), "POSTRIDER_CRASH_SEED={seed}");
     assert_eq!(ledger.broken, Vec::<String>::new(), "POSTRIDER_CRASH_SEED={seed}");
     assert_eq!(ledger.beyond_the_window, Vec::<String>::new(), "POSTRIDER_CRASH_SEED={seed}");
+    assert_eq!(ledger.unexcused(&sinks), Vec::<String>::new(), "POSTRIDER_CRASH_SEED={seed}");
     assert_eq!(ledger.told_anew(), Vec::<String>::new(), "POSTRIDER_CRASH_SEED={seed}");
     assert!(ledger.left.is_empty(), "messages do not leave: {:?}", ledger.left);
     assert!(ledger.sent.len() > 100, "the load was no load: {} messages", ledger.sent.len());
+    let silent = tools::silent(&ledger);
+    assert!(kills < MANY_KILLS || silent.is_empty(), "nothing got through from {silent:?}");
 }
 
 /// From the start to the kill.
@@ -82,6 +89,7 @@ fn one_life(setup: &Setup, sinks: &Sinks, ledger: &mut Ledger, randomness: &Rand
     let source = Source::start(setup.address);
     ledger.collect(sinks, Duration::from_millis(moment as u64));
     let log = server.kill();
+    sinks.end_life();
     drop(source);
     // What the server could still read a reply about was told to us before that reply.
     ledger.collect(sinks, Duration::ZERO);
@@ -116,6 +124,11 @@ impl Sinks {
         self.late
             .answer(Script { first: Some((Kind::Late.word().into(), "451 4.7.1 once more".into())), ..closed.clone() });
         self.refused.answer(Script { recipient: vec![crate::letters::refused()], ..closed });
+    }
+
+    /// The server has been killed.
+    fn end_life(&self) {
+        self.all().into_iter().for_each(Sink::end_life);
     }
 
     fn all(&self) -> [&Sink; 3] {

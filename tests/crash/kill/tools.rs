@@ -8,8 +8,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use super::ledger::Ledger;
 use crate::harness::Setup;
 use crate::letters::{Kind, Sent, tool_body};
+use crate::options;
+
+/// Set by `./dev crash`.
+const FULL_LENGTH: &str = "POSTRIDER_CRASH_KILLS";
+/// Whose mail that of `smtp-source` is.
+pub const SOURCE: &str = "source@example.org";
 
 /// swaks and curl, each sending one message after the other.
 pub struct Tools {
@@ -38,6 +45,13 @@ impl Tools {
         self.over.store(true, Ordering::Relaxed);
         self.threads.into_iter().flat_map(|thread| thread.join().expect("a client does not panic")).collect()
     }
+}
+
+/// Which of them, and of `smtp-source`, got nothing through.
+pub fn silent(ledger: &Ledger) -> Vec<&'static str> {
+    let sent = |name: &&str| ledger.sent.iter().any(|message| message.token.starts_with(*name));
+    let tools = ["swaks", "curl"].into_iter().filter(|name| !sent(name));
+    tools.chain((!ledger.knows(SOURCE)).then_some("smtp-source")).collect()
 }
 
 fn send_until(over: &AtomicBool, name: &str, sender: Sender, setup: &Setup) -> Vec<Sent> {
@@ -85,7 +99,7 @@ fn is_installed(name: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).any(|folder| folder.join(name).is_file());
     if !found {
-        println!("skipped: {name} is not installed");
+        options::skip(FULL_LENGTH, &format!("{name} is not installed"));
     }
     found
 }
@@ -102,7 +116,7 @@ impl Source {
         if TURN.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
             command.arg("-d");
         }
-        command.args(["-s", "4", "-m", "400", "-l", "4096", "-f", "source@example.org", "-t", "source@example.net"]);
+        command.args(["-s", "4", "-m", "400", "-l", "4096", "-f", SOURCE, "-t", "source@example.net"]);
         command.arg(format!("inet:{}:{}", address.ip(), address.port()));
         if let Some(libraries) = program.ancestors().nth(3).map(|root| root.join("usr/lib/postfix")) {
             command.env("LD_LIBRARY_PATH", libraries);
@@ -127,7 +141,7 @@ fn smtp_source() -> Option<PathBuf> {
     let root = std::env::var_os("POSTRIDER_TEST_POSTFIX").map_or(here, PathBuf::from);
     let program = Some(root.join("usr/sbin/smtp-source")).filter(|program| program.exists());
     if program.is_none() {
-        println!("skipped: smtp-source of Postfix is not there");
+        options::skip(FULL_LENGTH, "smtp-source of Postfix is not there");
     }
     program
 }

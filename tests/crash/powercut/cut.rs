@@ -9,11 +9,11 @@ use mail::Randomness;
 use serde_json::Value;
 
 use crate::harness::{Postrider, Script, Setup, Sink, is_root, own_socket};
-use crate::letters::{Arrival, Letter, Sent, busy, refused};
+use crate::letters::{Arrival, Kind, Letter, Sent, busy, refused};
 use crate::powercut::disk::{Entry, Image, Moment};
 use crate::powercut::fate::{Belief, Fate};
 use crate::powercut::history::History;
-use crate::powercut::recording::{Ledger, end, image_of, traced, write_image};
+use crate::powercut::recording::{Ledger, Work, end, image_of, traced, write_image};
 
 /// Where the cuts of one run come from.
 #[derive(Debug)]
@@ -267,8 +267,12 @@ impl Plan {
             for recipient in &message.recipients {
                 let key = (id.clone(), recipient.clone());
                 let queued = queue.recipients.contains_key(&key);
-                let delivered = before.delivered.contains(recipient.as_str());
-                let told = before.told.contains_key(recipient.as_str()) || queue.reports.contains(&message.sender());
+                // What the sinks take must not be excused by a report, which may be about another recipient.
+                let refused = Kind::Refused.is(recipient);
+                let delivered = !refused && before.delivered.contains(recipient.as_str());
+                let reported =
+                    before.told.contains_key(recipient.as_str()) || queue.reports.contains(&message.sender());
+                let told = refused && reported;
                 finding.recipients += 1;
                 finding.queued += u64::from(queued);
                 finding.delivered += u64::from(delivered);
@@ -295,7 +299,11 @@ impl Plan {
         before.told.extend(now.told);
         for (message, id) in self.acknowledged(cut) {
             for recipient in &message.recipients {
-                if !before.delivered.contains(recipient.as_str()) && !before.told.contains_key(recipient.as_str()) {
+                let there = match Kind::Refused.is(recipient) {
+                    true => before.told.contains_key(recipient.as_str()),
+                    false => before.delivered.contains(recipient.as_str()),
+                };
+                if !there {
                     finding.wrong.push(format!("never arrived: {id} for {recipient} ({} octets)", message.size));
                 }
             }
@@ -364,4 +372,20 @@ fn nobody() -> (u32, u32) {
 /// Octets in all files of a folder.
 pub fn size(image: &Image) -> usize {
     image.values().map(|entry| if let Entry::File(octets) = entry { octets.len() } else { 0 }).sum()
+}
+
+#[test]
+fn a_report_about_one_recipient_does_not_excuse_the_loss_of_another() {
+    let recipients = [Kind::Refused, Kind::Taken].map(|kind| kind.address("c1n1")).to_vec();
+    let message = Sent { token: "c1n1".to_owned(), id: Some("id".to_owned()), recipients, size: 200 };
+    let queue = Queue { recipients: HashMap::new(), reports: HashSet::from([message.sender()]) };
+    let mut history = History::new(Path::new("/"), false);
+    history.acknowledged.insert("id".to_owned(), 1);
+    let ledger = Ledger { sent: vec![message], arrived: Vec::new(), work: Work::default() };
+    let plan = Plan::new(history, ledger, 1, Belief::All, 4);
+    let fate = Fate::new(Randomness::seeded(1), Belief::All);
+    let mut finding = Finding::default();
+    plan.compare(&Cut { moment: 2, fate, drain: false, again: 0 }, &queue, &mut finding);
+    assert_eq!((finding.recipients, finding.told), (2, 1));
+    assert_eq!(finding.wrong, ["lost: id for taken.c1n1@taken.example (200 octets)"]);
 }

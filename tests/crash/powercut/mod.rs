@@ -30,7 +30,7 @@ const CUTS: u64 = 40;
 #[test]
 fn nothing_acknowledged_is_lost_when_the_power_goes() {
     if let Err(why) = recording::strace() {
-        return println!("skipped: {why}");
+        return options::skip("POSTRIDER_POWERCUT_CUTS", &why);
     }
     let temporary = tempfile::tempdir().expect("a temporary folder");
     let folder = options::path("POSTRIDER_POWERCUT_FOLDER").unwrap_or_else(|| temporary.path().to_path_buf());
@@ -64,7 +64,7 @@ fn nothing_acknowledged_is_lost_when_the_power_goes() {
 #[test]
 fn a_server_that_would_not_sync_is_found_out() {
     if let Err(why) = recording::strace() {
-        return println!("skipped: {why}");
+        return options::skip("POSTRIDER_POWERCUT_CUTS", &why);
     }
     let seed = options::seed("POSTRIDER_POWERCUT_SEED");
     let temporary = tempfile::tempdir().expect("a temporary folder");

@@ -15,6 +15,7 @@ pub struct Sink {
     address: SocketAddr,
     mails: Mutex<Receiver<Mail>>,
     script: Arc<Mutex<Script>>,
+    memory: Arc<Memory>,
 }
 
 /// What all sessions of a sink share.
@@ -24,6 +25,10 @@ struct Memory {
     number: AtomicU64,
     /// Recipients that were put off once.
     heard: Mutex<HashSet<String>>,
+    /// Lives of the peer that are over.
+    lives: AtomicU64,
+    /// Numbers of the messages of which the last reply was written in full.
+    answered: Mutex<HashSet<u64>>,
 }
 
 /// One message as it arrived.
@@ -31,6 +36,8 @@ struct Memory {
 pub struct Mail {
     /// Stands in the reply that took it: `250 2.0.0 taken 17`.
     pub number: u64,
+    /// How many lives of the peer were over when it connected.
+    pub life: u64,
     /// What stood in MAIL FROM, brackets off.
     pub from: String,
     /// What stood in the accepted RCPT TO, brackets off.
@@ -78,17 +85,18 @@ impl Sink {
         let address = listener.local_addr().expect("a bound socket");
         let (sender, mails) = channel();
         let script = Arc::new(Mutex::new(script));
-        let (shared, memory) = (Arc::clone(&script), Arc::new(Memory::default()));
+        let memory = Arc::new(Memory::default());
+        let (shared, known) = (Arc::clone(&script), Arc::clone(&memory));
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
-                let (sender, script, memory) = (sender.clone(), Arc::clone(&shared), Arc::clone(&memory));
+                let (sender, script, memory) = (sender.clone(), Arc::clone(&shared), Arc::clone(&known));
                 std::thread::spawn(move || {
                     // A peer that goes away in the middle is part of the tests.
                     let _ = Session { reader: BufReader::new(stream), sender, script, memory }.run();
                 });
             }
         });
-        Self { address, mails: Mutex::new(mails), script }
+        Self { address, mails: Mutex::new(mails), script, memory }
     }
 
     /// Where it listens.
@@ -99,6 +107,16 @@ impl Sink {
     /// Changes what it answers from now on.
     pub fn answer(&self, script: Script) {
         *self.script.lock().expect("no test panics with it") = script;
+    }
+
+    /// The peer has been killed: whatever connects from now on is of its next life.
+    pub fn end_life(&self) {
+        self.memory.lives.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Whether the reply that took the message of this number was written in full.
+    pub fn has_answered(&self, number: u64) -> bool {
+        self.memory.answered.lock().expect("no test panics with it").contains(&number)
     }
 
     /// The next message; waits for it.
@@ -142,6 +160,8 @@ struct Session {
 
 impl Session {
     fn run(mut self) -> std::io::Result<()> {
+        // Nobody sends mail before the greeting, so all that comes is of this life.
+        let life = self.memory.lives.load(Ordering::SeqCst);
         let greeting = self.script().greeting.unwrap_or_else(|| "220 sink.test".to_owned());
         self.say(&greeting)?;
         if !greeting.starts_with("220") {
@@ -174,7 +194,7 @@ impl Session {
                     let Some(raw) = self.content()? else { return Ok(()) };
                     let content = String::from_utf8_lossy(&raw).into_owned();
                     let number = self.memory.number.fetch_add(1, Ordering::Relaxed) + 1;
-                    let mail = Mail { number, from: from.clone(), to: std::mem::take(&mut to), content, raw };
+                    let mail = Mail { number, life, from: from.clone(), to: std::mem::take(&mut to), content, raw };
                     self.end(mail)?;
                 }
                 "QUIT" => return self.say("221 2.0.0 bye"),
@@ -198,9 +218,11 @@ impl Session {
             Some(reply) => self.say(&reply),
             None => {
                 // Whoever waits for the mail may act on it before the reply is out; that is part of the game.
-                let reply = format!("250 2.0.0 taken {}", mail.number);
+                let number = mail.number;
                 let _ = self.sender.send(mail);
-                self.say(&reply)
+                self.say(&format!("250 2.0.0 taken {number}"))?;
+                self.memory.answered.lock().expect("no test panics with it").insert(number);
+                Ok(())
             }
         }
     }
