@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use mail::{Clock, MessageId};
+use mail::{Clock, MessageId, Timestamp};
 use store::{Delivery, DeliveryRecipient, Notice, RecipientStatus, Schedule, Store, StoredMessage};
 
 use crate::ledger::{Hold, Ledger, Recipient, Stage, State, Told, Transaction, wants};
@@ -12,19 +12,62 @@ use crate::scene::Scene;
 /// More messages than any world has.
 const ALL: usize = 1_000_000;
 
-/// Holds the ledger against the store as it is at this moment. `True` if the store is empty.
-pub async fn audit(scene: &Scene, store: &Store) -> bool {
-    let Ok(page) = store.page(None, ALL).await else { return false };
+/// What an audit found in the store.
+pub struct Found {
+    /// Nothing is left.
+    pub empty: bool,
+    /// Messages with a delivery on hold.
+    pub held: Vec<MessageId>,
+}
+
+/// Holds the ledger against the store as it is at this moment. Nothing if the process is dead.
+pub async fn audit(scene: &Scene, store: &Store) -> Option<Found> {
+    // Faults that are planned are for the process, not for those who look.
+    let disk = scene.world.disk();
+    disk.spare(true);
+    let page = store.page(None, ALL).await;
+    disk.spare(false);
     if scene.life.is_over() {
-        return false;
+        return None;
     }
-    let empty = page.is_empty();
+    let page = match page {
+        Ok(page) => page,
+        Err(error) => {
+            scene.ledger().fail("the store can be read", error.to_string());
+            return None;
+        }
+    };
+    let is_held = |stored: &&Arc<StoredMessage>| {
+        stored.deliveries.iter().any(|delivery| matches!(delivery.when(), Schedule::Held(_)))
+    };
+    let held = page.iter().filter(is_held).map(|stored| stored.id).collect();
+    let found = Found { empty: page.is_empty(), held };
     let stored: BTreeMap<MessageId, Arc<StoredMessage>> = page.into_iter().map(|it| (it.id, it)).collect();
     let now = scene.clock.now();
     let mut ledger = scene.ledger();
     ledger.reasons.is_now(now);
+    in_time(&mut ledger, &stored, now);
     Audit::new(&mut ledger, stored).run();
-    empty
+    Some(found)
+}
+
+/// What is due is attempted, or told of, when nothing is in its way.
+fn in_time(ledger: &mut Ledger, stored: &BTreeMap<MessageId, Arc<StoredMessage>>, now: Timestamp) {
+    if !ledger.is_quiet() {
+        return;
+    }
+    let bound = ledger.patience();
+    let late = stored.values().flat_map(|stored| stored.deliveries.iter().map(|delivery| (stored.id, delivery)));
+    let late = late.filter_map(|(id, delivery)| {
+        // The queue's own time may be ahead of the wall clock, and is never behind.
+        let Schedule::At(due) = delivery.when() else { return None };
+        let late = now.since(due);
+        (late > bound && !ledger.flies(id, delivery)).then(|| format!("{id} to {} by {late:?}", delivery.destination))
+    });
+    let late: Vec<String> = late.collect();
+    if let Some(found) = late.into_iter().next() {
+        ledger.fail("what is due is attempted in time", found);
+    }
 }
 
 /// After the end: nothing is queued any more, and everybody knows what became of his mail.
@@ -85,10 +128,18 @@ fn lost_reports(ledger: &Ledger) -> BTreeSet<String> {
     reports.flat_map(|told| &told.recipients).map(|state| state.address.clone()).collect()
 }
 
+/// Addresses that reports go or went to which may tell of a failure.
+fn reported_to(ledger: &Ledger) -> BTreeSet<String> {
+    let about = ledger.told.values().flat_map(|told| &told.reports);
+    let delays: BTreeSet<MessageId> = about.filter(|(_, action)| *action == "delayed").map(|(id, _)| *id).collect();
+    let reports = ledger.told.iter().filter(|(id, told)| told.token.is_none() && !delays.contains(id));
+    reports.flat_map(|(_, told)| &told.recipients).map(|state| state.address.clone()).collect()
+}
+
 struct Audit<'a> {
     ledger: &'a mut Ledger,
     stored: BTreeMap<MessageId, Arc<StoredMessage>>,
-    /// Addresses that reports go or went to.
+    /// See [`reported_to`].
     told_to: BTreeSet<String>,
 }
 
@@ -100,8 +151,7 @@ impl<'a> Audit<'a> {
     fn run(&mut self) {
         self.follow();
         self.reports();
-        let reports = self.ledger.told.values().filter(|told| told.token.is_none());
-        self.told_to = reports.flat_map(|told| &told.recipients).map(|state| state.address.clone()).collect();
+        self.told_to = reported_to(self.ledger);
         let mut failures = Vec::new();
         for token in 0..self.ledger.transactions.len() {
             failures.extend(self.transaction(token));
@@ -179,10 +229,11 @@ impl<'a> Audit<'a> {
             return Some(("no accepted recipient is lost", found));
         }
         let owed = transaction.from.is_some() && wants(recipient.notify, "failed");
-        // A report about it is known, or under way: one that came here says so itself.
+        // A report is known, or under way; whether it is about this recipient is seen when all is done (`close`).
+        let told = transaction.id.and_then(|id| self.ledger.told.get(&id));
         let reported = !recipient.reports.is_empty()
             || transaction.from.as_ref().is_some_and(|from| self.told_to.contains(from))
-            || transaction.id.and_then(|id| self.ledger.told.get(&id)).is_some_and(|told| !told.reports.is_empty());
+            || told.is_some_and(|told| told.reports.iter().any(|(_, action)| *action == "failed"));
         (owed && !reported)
             .then(|| ("no accepted recipient is lost", format!("{address} is nowhere, and nobody was told")))
     }
@@ -231,5 +282,65 @@ fn in_store(
             (*notice == Notice::Owed && delivery.when() == Schedule::Finished)
                 .then(|| ("what is owed is scheduled", format!("a report about {address} is owed, and finished")))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Addressee, Fate, Options, Plan};
+
+    /// A message to two recipients that were refused; a report about it was made and arrived. It is about those of them.
+    fn told_of(recipients: &[usize]) -> Option<&'static str> {
+        let mut plan = Plan::new(&Options::seed(1));
+        let mailing = &mut plan.mailings[0];
+        (mailing.null, mailing.deaf) = (false, false);
+        let addressee = Addressee { domain: "d0.example".into(), fate: Fate::Bad, notify: None };
+        mailing.recipients = vec![addressee.clone(), addressee];
+        let mut ledger = Ledger::new(&plan, false);
+        let token = ledger.begin(0, &plan.mailings[0], &plan.senders[0]);
+        let [id, report] = ids();
+        let transaction = &mut ledger.transactions[token];
+        transaction.recipients.iter_mut().for_each(|it| (it.taken, it.refusals) = (true, 1));
+        let addresses: Vec<String> = transaction.recipients.iter().map(|it| it.address.clone()).collect();
+        let from = transaction.from.clone().unwrap();
+        ledger.acknowledged(token, Some(id));
+        ledger.told.insert(id, told(Some(token), &addresses, None, vec![(report, "failed")]));
+        ledger.told.insert(report, told(None, std::slice::from_ref(&from), Some("delivered"), Vec::new()));
+        let about: Vec<_> = recipients.iter().map(|at| (addresses[*at].clone(), "failed".to_owned())).collect();
+        ledger.reported(&from, "a report", &about);
+        close(&mut ledger);
+        ledger.failure.map(|failure| failure.invariant)
+    }
+
+    fn ids() -> [MessageId; 2] {
+        let ids = mail::MessageIds::new(mail::Randomness::seeded(1));
+        [(); 2].map(|()| ids.next(Timestamp::default()))
+    }
+
+    fn told(
+        token: Option<usize>,
+        to: &[String],
+        end: Option<&'static str>,
+        reports: Vec<(MessageId, &'static str)>,
+    ) -> Told {
+        let state = |address: &String| State {
+            address: address.clone(),
+            end,
+            hold: Hold::No,
+            may_be_removed: false,
+            flying: false,
+            next: None,
+            landed: None,
+        };
+        let recipients = to.iter().map(state).collect();
+        Told { token, null: token.is_none(), received_at: Timestamp::default(), recipients, reports, gone: false }
+    }
+
+    #[test]
+    fn a_report_about_one_recipient_is_none_about_another() {
+        assert_eq!(told_of(&[0, 1]), None);
+        assert_eq!(told_of(&[0]), Some("every sender is told what he is owed"));
+        assert_eq!(told_of(&[]), Some("every sender is told what he is owed"));
     }
 }

@@ -131,7 +131,13 @@ fn settings(scene: &Scene) -> queue::Settings {
     }
     settings.limits = policy.limits.clone();
     settings.backoff = policy.backoff.clone();
-    settings.windows = Windows { connections: policy.connections, total: policy.in_memory, ..Windows::default() };
+    settings.windows = Windows {
+        connections: policy.connections,
+        total: policy.in_memory,
+        destination: policy.destination,
+        lane: policy.lane,
+        ..Windows::default()
+    };
     settings
 }
 

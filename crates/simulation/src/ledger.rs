@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use mail::{Envelope, Event, MessageId, Outcome, ReversePath, Timestamp};
 
-use crate::plan::{Addressee, Mailing, Policy, Sender};
+use crate::plan::{Addressee, Mailing, Plan, Policy, Sender};
 use crate::reasons::Reasons;
+use crate::times::{Deferral, Rests};
 use crate::trace::Trace;
 
 /// A message once as a sender gave it; the same mailing given again is another one.
@@ -176,7 +177,9 @@ pub struct Ledger {
     /// Who refused what, and how late it ever was.
     pub reasons: Reasons,
     pub(crate) policy: Policy,
-    rests: BTreeSet<Timestamp>,
+    pub(crate) rests: Rests,
+    /// When something was last in the way of deliveries: harm, an operator, or a start.
+    pub troubled: Duration,
     /// The time, as of the last note.
     pub age: Duration,
     /// Which life it is.
@@ -193,11 +196,11 @@ pub struct Moment {
 }
 
 /// Beyond the bounds of the policy: the time that a decision takes to become a fact.
-const SLACK: Duration = Duration::from_secs(1);
+pub(crate) const SLACK: Duration = Duration::from_secs(1);
 
 impl Ledger {
     /// Nothing has happened yet.
-    pub fn new(policy: Policy, keeps_text: bool) -> Self {
+    pub fn new(plan: &Plan, keeps_text: bool) -> Self {
         Self {
             transactions: Vec::new(),
             told: BTreeMap::new(),
@@ -205,8 +208,9 @@ impl Ledger {
             trace: Trace::new(keeps_text),
             counts: Counts::default(),
             reasons: Reasons::default(),
-            policy,
-            rests: BTreeSet::new(),
+            policy: plan.policy.clone(),
+            rests: Rests::new(plan),
+            troubled: Duration::ZERO,
             age: Duration::ZERO,
             life: 0,
         }
@@ -333,10 +337,7 @@ impl Ledger {
         self.reasons.is_now(now.wall);
         match event {
             Event::Accepted { message, envelope, .. } => self.accepted(*message, envelope),
-            Event::Attempted { message, recipient, outcome, attempts, next, age, .. } => {
-                let Some(mailbox) = recipient.mailbox() else { return };
-                self.attempted(*message, &mailbox.to_string(), outcome, *attempts, *next, *age, now);
-            }
+            Event::Attempted { .. } => self.attempted(event, now),
             Event::Reported { message, report, action, .. } => {
                 let Some(told) = self.told.get_mut(message) else { return };
                 told.reports.push((*report, action));
@@ -345,9 +346,7 @@ impl Ledger {
                     self.fail("never a report about a report or to <>", format!("{report} is about {message}, {what}"));
                 }
             }
-            Event::LaneBackedOff { until, .. } => {
-                self.rests.insert(*until);
-            }
+            Event::LaneBackedOff { site, until, .. } => self.rests.begin(site, *until, now.wall),
             _ => {}
         }
     }
@@ -388,23 +387,16 @@ impl Ledger {
         self.told.entry(id).or_insert(told);
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn attempted(
-        &mut self,
-        id: MessageId,
-        address: &str,
-        outcome: &Outcome,
-        attempts: u32,
-        next: Option<Timestamp>,
-        age: Duration,
-        now: Moment,
-    ) {
+    fn attempted(&mut self, event: &Event, now: Moment) {
+        let Event::Attempted { message: id, recipient, outcome, attempts, next, age, .. } = event else { return };
+        let Some(address) = recipient.mailbox().map(ToString::to_string) else { return };
+        let address = &address;
         let arrived = self.recipient(address).map(|recipient| recipient.arrivals.len());
-        let Some(told) = self.told.get_mut(&id) else {
+        let Some(told) = self.told.get_mut(id) else {
             return self.fail("what is told of was accepted", format!("an attempt of {id}, which nobody accepted"));
         };
         let (null, received_at) = (told.null, told.received_at);
-        let Some(state) = told.recipients.iter_mut().find(|state| state.address == address) else { return };
+        let Some(state) = told.recipients.iter_mut().find(|state| state.address == *address) else { return };
         if let Some(end) = state.end {
             return self.fail("an end is told once", format!("{id} for {address}: {} after {end}", outcome.word()));
         }
@@ -422,48 +414,24 @@ impl Ledger {
             Outcome::Failed(_) if !self.has_refusal(address) => {
                 self.fail("what is told as failed was refused", format!("{address}, which nobody refused"));
             }
-            Outcome::Expired(_) if age + SLACK < expire => {
+            Outcome::Expired(_) if *age + SLACK < expire => {
                 self.fail("nothing expires early", format!("{address} after {age:?} of {expire:?}"));
             }
             Outcome::Removed(_) => self.counts.removed += 1,
             Outcome::Deferred(_) => {
-                let Some(next) = next else {
+                let Some(next) = *next else {
                     return self.fail("what is deferred has a next attempt", format!("{address} has none"));
                 };
-                self.in_bounds(address, attempts, received_at + expire, next, landed, now);
+                let expiry = received_at + expire;
+                self.in_bounds(&Deferral { address, attempts: *attempts, expiry, next, landed }, now);
             }
             _ => {}
         }
     }
 
-    /// The time of the next attempt against the policy.
-    fn in_bounds(
-        &mut self,
-        address: &str,
-        attempts: u32,
-        expiry: Timestamp,
-        next: Timestamp,
-        landed: Option<(Timestamp, u64)>,
-        now: Moment,
-    ) {
-        let wait = self.policy.retry.intervals.after(attempts);
-        let part = self.policy.retry.jitter.part();
-        let most = now.wall + wait.mul_f64(1.0 + part) + SLACK;
-        let rests = self.rests.iter().any(|rest| rest.since(next).max(next.since(*rest)) < SLACK);
-        // Where the clock jumped in between, nobody can say.
-        let steady = landed.is_some_and(|(_, jumps)| jumps == now.jumps);
-        let least = landed.map_or(Timestamp::default(), |(at, _)| at + wait.mul_f64(1.0 - part));
-        if next > most && !rests && steady {
-            let by = next.since(most);
-            self.fail("retries keep to the policy", format!("{address}: attempt {attempts} is followed {by:?} late"));
-        } else if steady && next + SLACK < least && next < expiry {
-            let by = least.since(next);
-            self.fail("retries keep to the policy", format!("{address}: attempt {attempts} is followed {by:?} early"));
-        }
-    }
-
     /// A connection gets a delivery.
     pub fn takes_off(&mut self, id: MessageId, places: &[u32], now: Moment) {
+        let latest = self.is_quiet().then(|| now.wall - self.patience());
         let Some(told) = self.told.get_mut(&id) else {
             return self.fail("what is attempted was accepted", format!("{id} is attempted, which nobody accepted"));
         };
@@ -482,6 +450,10 @@ impl Ledger {
                 && now.wall + SLACK < next
             {
                 wrong = Some(("nothing is attempted before its time", format!("{address} is due only at {next}")));
+            } else if let Some((next, _)) = state.next
+                && latest.is_some_and(|latest| next < latest)
+            {
+                wrong = Some(("what is due is attempted in time", format!("{address} was due at {next}")));
             }
             state.flying = true;
         }
@@ -504,6 +476,7 @@ impl Ledger {
     /// The process is dead: nothing of it flies.
     pub fn died(&mut self) {
         self.counts.deaths += 1;
+        self.rests.clear();
         for state in self.told.values_mut().flat_map(|told| &mut told.recipients) {
             state.flying = false;
             state.landed = None;

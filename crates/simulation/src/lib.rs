@@ -40,7 +40,9 @@ mod scene;
 mod sender;
 mod shrink;
 mod talk;
+mod times;
 mod trace;
+mod watch;
 
 pub use harm::Kind;
 pub use ledger::{Counts, Failure};

@@ -104,11 +104,10 @@ fn many(arguments: &Arguments) -> ExitCode {
     };
     let began = Instant::now();
     std::thread::scope(|scope| {
-        for _ in 0..jobs.max(1) {
-            scope.spawn(|| work(arguments, end, &progress));
-        }
+        let working: Vec<_> = (0..jobs.max(1)).map(|_| scope.spawn(|| work(arguments, end, &progress))).collect();
         let mut told = Instant::now();
-        while progress.done.load(Ordering::Relaxed) < arguments.seeds && !progress.stop.load(Ordering::Relaxed) {
+        // A thread that panics ends too, and the scope tells.
+        while working.iter().any(|thread| !thread.is_finished()) {
             std::thread::sleep(Duration::from_millis(50));
             if told.elapsed() >= Duration::from_secs(10) && !arguments.json {
                 told = Instant::now();

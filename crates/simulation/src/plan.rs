@@ -88,6 +88,10 @@ pub struct Policy {
     pub connections: usize,
     /// Deliveries in memory.
     pub in_memory: usize,
+    /// Deliveries in memory of one destination: as many new ones, and as many others.
+    pub destination: usize,
+    /// Deliveries ready in one lane.
+    pub lane: usize,
     /// Connections coming in: in total, and from one address.
     pub incoming: (usize, usize),
     /// Octets of content in flight.
@@ -269,6 +273,8 @@ impl Policy {
         };
         let backoff =
             BackoffSettings { first: MINUTE, most: MINUTE * (2 + random.below(20) as u32), ..Default::default() };
+        // Independent of each other: a destination's may be many times its lane's.
+        let window = |sizes: [usize; 4]| sizes[if large { 2 + random.below(2) } else { random.below(4) }];
         Self {
             retry,
             limits,
@@ -277,6 +283,8 @@ impl Policy {
             in_memory: if large { 500 } else { [4, 16, 1000][random.below(3)] },
             incoming: if large { (100, 4) } else { (1 + random.below(6), 1 + random.below(3)) },
             in_flight: [64 << 10, 1 << 20][random.below(2)],
+            destination: window([2, 10, 50, 1000]),
+            lane: window([2, 10, 50, 10_000]),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mail::{Clock, Randomness};
-use store::testing::Disk;
+use store::testing::{Disk, Fault};
 use tokio::sync::Notify;
 
 use crate::clock::{SimClock, Skew};
@@ -41,6 +41,8 @@ struct Outside {
     sites: Vec<SiteState>,
     calm: bool,
     disk_trouble_until: Duration,
+    /// Operations of the disk may still fail.
+    disk_fails: bool,
 }
 
 /// How far a mailing has come.
@@ -89,8 +91,9 @@ impl World {
             sites: vec![SiteState::default(); plan.sites.len()],
             calm: false,
             disk_trouble_until: Duration::ZERO,
+            disk_fails: false,
         };
-        let ledger = Ledger::new(plan.policy.clone(), keeps_text);
+        let ledger = Ledger::new(&plan, keeps_text);
         Arc::new(Self {
             plan,
             options,
@@ -113,7 +116,8 @@ impl World {
 
     /// Another disk, or the same after a power cut.
     pub fn put_disk(&self, disk: Disk) {
-        self.outside().disk = disk;
+        let mut outside = self.outside();
+        (outside.disk, outside.disk_fails) = (disk, false);
     }
 
     /// How far a mailing is.
@@ -197,7 +201,24 @@ impl World {
         }
         if outside.disk_trouble_until <= now {
             outside.disk.set_capacity(256 << 20);
+            outside.disk_trouble_until = Duration::ZERO;
         }
+    }
+
+    /// Operations of the disk fail so many times.
+    pub fn fail_disk(&self, fault: Fault, times: u32) {
+        let mut outside = self.outside();
+        outside.disk.fail(fault, times);
+        outside.disk_fails = true;
+    }
+
+    /// Whether anything keeps deliveries from being attempted in time, outside of the process.
+    pub fn is_troubled(&self) -> bool {
+        let outside = self.outside();
+        outside.dns.0 != DnsMood::Well
+            || outside.sites.iter().any(|site| site.often.0 > 0)
+            || outside.disk_fails
+            || outside.disk_trouble_until > Duration::ZERO
     }
 
     /// The disk is full until then.
@@ -215,6 +236,7 @@ impl World {
             outside.calm = true;
             outside.disk_trouble_until = Duration::ZERO;
             outside.disk.heal();
+            outside.disk_fails = false;
             for site in &mut outside.sites {
                 site.often.1 = Duration::ZERO;
             }

@@ -50,6 +50,8 @@ struct Inner {
     durable_names: BTreeMap<String, u64>,
     name_changes: Vec<NameChange>,
     faults: Vec<(Fault, &'static str, u32)>,
+    /// Whether the faults wait.
+    spares: bool,
     /// Whole operations until the one in which power fails, if it shall.
     fuse: Option<u64>,
     /// Whether power fails in this operation.
@@ -98,6 +100,7 @@ impl Disk {
             durable_names: BTreeMap::new(),
             name_changes: Vec::new(),
             faults: Vec::new(),
+            spares: false,
             fuse: None,
             is_failing: false,
             is_off: false,
@@ -164,6 +167,11 @@ impl Disk {
     /// Nothing fails any more.
     pub fn heal(&self) {
         self.lock().faults.clear();
+    }
+
+    /// While it spares, faults that are still to come wait: nothing fails, and none of them is used up.
+    pub fn spare(&self, spares: bool) {
+        self.lock().spares = spares;
     }
 
     /// Sets how many octets the disk has.
@@ -263,7 +271,7 @@ impl Inner {
     }
 
     fn faulty(&mut self, fault: Fault, file: Option<u64>) -> io::Result<()> {
-        if self.faults.is_empty() {
+        if self.faults.is_empty() || self.spares {
             return Ok(());
         }
         let name = self.names.iter().find(|(_, other)| Some(**other) == file).map_or("", |(name, _)| name.as_str());

@@ -1,0 +1,108 @@
+//! When attempts may and must come: neither outside of the policy, nor late when nothing is in their way.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use mail::{MessageId, Site, Timestamp};
+use store::Delivery;
+
+use crate::ledger::{Ledger, Moment, SLACK};
+use crate::plan::Plan;
+
+/// An attempt that is put off.
+pub struct Deferral<'a> {
+    /// Of whom.
+    pub address: &'a str,
+    /// How many attempts there have been.
+    pub attempts: u32,
+    /// When the recipient's time is over.
+    pub expiry: Timestamp,
+    /// When the next attempt is due.
+    pub next: Timestamp,
+    /// When the attempt ended, if there was one.
+    pub landed: Option<(Timestamp, u64)>,
+}
+
+/// Beyond the rest of a lane, how late an attempt may come: windows are loaded anew, and others go first.
+const TURN: Duration = Duration::from_secs(600);
+/// What began in trouble may hold a connection for so long afterwards, and keep others waiting.
+const AFTERMATH: Duration = Duration::from_secs(1800);
+
+/// The rests of all lanes, as the process told.
+#[derive(Debug)]
+pub struct Rests {
+    /// By domain, the name that the hosts of its site end in.
+    sites: BTreeMap<String, String>,
+    /// By that name, when the rests of this life end that are not over.
+    ends: BTreeMap<String, BTreeSet<Timestamp>>,
+}
+
+impl Rests {
+    /// Nothing rests.
+    pub fn new(plan: &Plan) -> Self {
+        let sites = plan.sites.iter().enumerate();
+        let domains =
+            sites.flat_map(|(at, site)| site.domains.iter().map(move |name| (name.clone(), format!("s{at}"))));
+        Self { sites: domains.collect(), ends: BTreeMap::new() }
+    }
+
+    /// A lane rests until then.
+    pub fn begin(&mut self, site: &Site, until: Timestamp, now: Timestamp) {
+        let hosts = site.as_str().trim_end_matches(".example");
+        let name = hosts.rsplit('.').next().unwrap_or(hosts);
+        let ends = self.ends.entry(name.to_owned()).or_default();
+        ends.retain(|end| *end >= now);
+        ends.insert(until);
+    }
+
+    /// The process is dead, and remembers none.
+    pub fn clear(&mut self) {
+        self.ends.clear();
+    }
+
+    /// When the rests end of the lanes that lead to an address.
+    fn of(&self, address: &str) -> impl Iterator<Item = Timestamp> {
+        let name = address.split_once('@').and_then(|(_, domain)| self.sites.get(domain));
+        name.and_then(|name| self.ends.get(name)).into_iter().flatten().copied()
+    }
+}
+
+impl Ledger {
+    /// The time of the next attempt against the policy.
+    pub fn in_bounds(&mut self, deferral: &Deferral<'_>, now: Moment) {
+        let Deferral { address, attempts, expiry, next, landed } = *deferral;
+        let wait = self.policy.retry.intervals.after(attempts);
+        let part = self.policy.retry.jitter.part();
+        let most = now.wall + wait.mul_f64(1.0 + part) + SLACK;
+        // Where the clock jumped in between, nobody can say; nobody knows when what was not attempted was decided.
+        let steady = landed.map_or(now.jumps == 0, |(_, jumps)| jumps == now.jumps);
+        let least = landed.map_or(Timestamp::default(), |(at, _)| at + wait.mul_f64(1.0 - part));
+        let rests = self.rests.of(address).any(|rest| match landed {
+            Some(_) => rest.since(next).max(next.since(rest)) < SLACK,
+            None => next <= rest + SLACK,
+        });
+        if next > most && !rests && steady {
+            let by = next.since(most);
+            self.fail("retries keep to the policy", format!("{address}: attempt {attempts} is followed {by:?} late"));
+        } else if steady && next + SLACK < least && next < expiry {
+            let by = least.since(next);
+            self.fail("retries keep to the policy", format!("{address}: attempt {attempts} is followed {by:?} early"));
+        }
+    }
+
+    /// Nothing has been in the way of deliveries for so long that they must come in time.
+    pub fn is_quiet(&self) -> bool {
+        self.age > self.troubled + AFTERMATH + self.patience()
+    }
+
+    /// How late an attempt may be if nothing is in its way.
+    pub fn patience(&self) -> Duration {
+        self.policy.backoff.most.mul_f64(1.0 + self.policy.backoff.jitter.part()) + TURN
+    }
+
+    /// Whether a recipient of a delivery is with a connection.
+    pub fn flies(&self, id: MessageId, delivery: &Delivery) -> bool {
+        let state = |place: u32| self.told.get(&id)?.recipients.get(place as usize);
+        delivery.recipients.iter().any(|recipient| state(recipient.index).is_some_and(|state| state.flying))
+    }
+}
