@@ -33,7 +33,11 @@ pub async fn audit(scene: &Scene, store: &Store) -> Option<Found> {
     let page = match page {
         Ok(page) => page,
         Err(error) => {
-            scene.ledger().fail("the store can be read", error.to_string());
+            // The index may be opened anew after a fault; with nothing wrong for long it must be there.
+            let mut ledger = scene.ledger();
+            if ledger.is_quiet() {
+                ledger.fail("the store can be read", error.to_string());
+            }
             return None;
         }
     };
