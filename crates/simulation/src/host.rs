@@ -108,7 +108,11 @@ impl Session {
                     self.talk.say("221 2.0.0 bye\r\n").await?;
                     None
                 }
-                _ => self.answer("500 5.5.2 unknown").await?,
+                // Content behind a 354 that was nonsense arrives as commands, and this answer refuses it.
+                _ => {
+                    self.refuses_all();
+                    self.answer("500 5.5.2 unknown").await?
+                }
             };
             if goes_on.is_none() {
                 return Ok(());

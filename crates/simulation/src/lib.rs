@@ -10,7 +10,7 @@
 //! The world runs on a Tokio runtime of one thread with its time paused, so that it leaps to the next thing that happens:
 //! weeks pass in seconds. A life of the process is one runtime; its death stops it at any step (an operation of the disk,
 //! of a connection, a look-up) and drops the runtime with every task in it, which no clean shutdown could be taken for.
-//! Those outside keep what they know in the [`World`](scene::World) and go on in the next runtime.
+//! Those outside keep what they know in the `World` and go on in the next runtime.
 //!
 //! Why not turmoil: all that it simulates (sockets and time) are parameters of our rooms already, and what matters most,
 //! the disk that loses power at any operation, it does not have.
