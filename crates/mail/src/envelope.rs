@@ -146,6 +146,8 @@ impl Origin {
 }
 
 /// The `with` of a Received field: IANA's mail transmission types (RFC 3848, RFC 6531 §4.3).
+///
+/// Records on disk hold the place of a variant: new ones come last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TransferProtocol {
     /// HELO.
@@ -160,6 +162,30 @@ pub enum TransferProtocol {
     Utf8Lmtp,
     /// Made here.
     Local,
+    /// EHLO over TLS.
+    Esmtps,
+    /// EHLO and AUTH.
+    Esmtpa,
+    /// EHLO and AUTH over TLS.
+    Esmtpsa,
+    /// LHLO over TLS.
+    Lmtps,
+    /// LHLO and AUTH.
+    Lmtpa,
+    /// LHLO and AUTH over TLS.
+    Lmtpsa,
+    /// EHLO over TLS with SMTPUTF8 in the transaction.
+    Utf8Smtps,
+    /// EHLO and AUTH with SMTPUTF8 in the transaction.
+    Utf8Smtpa,
+    /// EHLO and AUTH over TLS with SMTPUTF8 in the transaction.
+    Utf8Smtpsa,
+    /// LHLO over TLS with SMTPUTF8 in the transaction.
+    Utf8Lmtps,
+    /// LHLO and AUTH with SMTPUTF8 in the transaction.
+    Utf8Lmtpa,
+    /// LHLO and AUTH over TLS with SMTPUTF8 in the transaction.
+    Utf8Lmtpsa,
 }
 
 impl TransferProtocol {
@@ -172,6 +198,18 @@ impl TransferProtocol {
             TransferProtocol::Utf8Smtp => "UTF8SMTP",
             TransferProtocol::Utf8Lmtp => "UTF8LMTP",
             TransferProtocol::Local => "local",
+            TransferProtocol::Esmtps => "ESMTPS",
+            TransferProtocol::Esmtpa => "ESMTPA",
+            TransferProtocol::Esmtpsa => "ESMTPSA",
+            TransferProtocol::Lmtps => "LMTPS",
+            TransferProtocol::Lmtpa => "LMTPA",
+            TransferProtocol::Lmtpsa => "LMTPSA",
+            TransferProtocol::Utf8Smtps => "UTF8SMTPS",
+            TransferProtocol::Utf8Smtpa => "UTF8SMTPA",
+            TransferProtocol::Utf8Smtpsa => "UTF8SMTPSA",
+            TransferProtocol::Utf8Lmtps => "UTF8LMTPS",
+            TransferProtocol::Utf8Lmtpa => "UTF8LMTPA",
+            TransferProtocol::Utf8Lmtpsa => "UTF8LMTPSA",
         }
     }
 }

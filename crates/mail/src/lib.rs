@@ -23,6 +23,7 @@ pub mod received;
 pub mod reply;
 pub mod route;
 pub mod time;
+pub mod tls;
 
 pub use address::{AddressError, Host, LocalPart, Mailbox, Utf8};
 pub use attempt::{Assignment, AttemptReport, Protocol, Target, TargetHost};
@@ -37,3 +38,4 @@ pub use received::Received;
 pub use reply::{EnhancedCode, Reply};
 pub use route::{Destination, Lane, Site, Source};
 pub use time::{Clock, SystemClock, Timestamp};
+pub use tls::{TlsFacts, TlsVersion, Verified};
