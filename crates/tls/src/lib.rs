@@ -2,3 +2,7 @@
 //! verification on the other, and reports about both (TLS-RPT).
 
 #![forbid(unsafe_code)]
+
+pub mod mtasts;
+pub mod report;
+mod tags;
