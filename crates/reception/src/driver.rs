@@ -18,7 +18,7 @@ use crate::connections::Place;
 use crate::input::{Input, LARGE, MEDIUM, SLACK, SMALL};
 use crate::metrics::Metrics;
 use crate::proxy::{self, Header, ProxyError};
-use crate::reception::{Gate, Shared, Stage, canonical};
+use crate::reception::{Gate, Shared, Stage, Turned, canonical};
 use crate::relay::Verdict;
 use crate::stream::Stream;
 use crate::transfer::{Entrance, Transfer};
@@ -44,13 +44,10 @@ pub(crate) async fn run<S: Stream>(mut connection: Connection<S>) {
     if connection.gate.listener.proxy_from.contains(connection.peer.ip()) {
         match connection.proxy_header(&mut input).await {
             Ok(header) => connection.proxied(header),
-            Err(word) => return connection.refuse_proxy(word),
+            Err(reason) => return connection.turn_away(&no_proxy(reason)),
         }
-        if connection.gate.counts(connection.peer.ip())
-            && let Err(full) = connection.place.locate(connection.peer.ip())
-        {
-            connection.shared.metrics.connection_refused(full.word());
-            return connection.say(&full.reply(), full.word());
+        if let Err(turned) = connection.gate.let_in(connection.peer.ip(), &mut connection.place) {
+            return connection.turn_away(&turned);
         }
     }
     Driver::new(connection, input).run().await;
@@ -106,19 +103,13 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    fn refuse_proxy(&self, word: &'static str) {
-        self.shared.metrics.connection_refused(word);
-        self.say(&Reply::new(554, EnhancedCode::new(5, 7, 0), "a PROXY header must come first from here"), word);
+    fn turn_away(&self, turned: &Turned) {
+        self.shared.turn_away(&self.stream, self.peer, turned);
     }
+}
 
-    /// The one reply of a connection that is refused before its session.
-    fn say(&self, reply: &Reply, reason: &'static str) {
-        let mut line = Vec::new();
-        reply.write_to(&mut line);
-        let sent = self.stream.say(&line).unwrap_or(0);
-        self.shared.metrics.sent_bytes.inc_by(sent as u64);
-        tracing::info!(peer = %self.peer, reason, %reply, "connection refused");
-    }
+fn no_proxy(reason: &'static str) -> Turned {
+    Turned { reason, reply: Reply::new(554, EnhancedCode::new(5, 7, 0), "a PROXY header must come first from here") }
 }
 
 /// The driver of one session.
@@ -249,16 +240,12 @@ impl<S: Stream> Driver<S> {
     /// The client speaks for another from here on, and counts for it.
     fn xclient(&mut self, peer: &Peer) -> Answer {
         tracing::debug!(gateway = %self.peer(), peer = %peer.address, "session by XCLIENT");
-        if self.gate.listener.relay.networks.contains(peer.address.ip()) {
-            self.place.unlocate();
-            return Answer::Accept;
-        }
-        match self.place.locate(peer.address.ip()) {
+        self.place.unlocate();
+        match self.gate.let_in(peer.address.ip(), &mut self.place) {
             Ok(()) => Answer::Accept,
-            Err(full) => {
+            Err(Turned { reason, reply }) => {
                 self.shared.metrics.connection_refused("xclient_limit");
-                let reply = full.reply();
-                tracing::info!(peer = %peer.address, reason = full.word(), %reply, "connection refused");
+                tracing::info!(peer = %peer.address, reason, %reply, "connection refused");
                 Answer::Reply(reply)
             }
         }
@@ -266,7 +253,7 @@ impl<S: Stream> Driver<S> {
 
     fn recipient(&self, recipient: &Recipient) -> Answer {
         let peer = self.peer();
-        let verdict = self.gate.listener.relay.judge(peer.ip(), &recipient.path);
+        let verdict = self.gate.listener.relay.judge(self.gate.standing(peer.ip()), &recipient.path);
         let Some(reply) = verdict.refusal(peer.ip()) else { return Answer::Accept };
         let reason = if verdict == Verdict::HiddenRoute { "hidden_route" } else { "relay_denied" };
         self.shared.metrics.refused(reason);

@@ -35,6 +35,6 @@ pub use intake::{Draft, Intake, QueueIntake, Refused};
 pub use metrics::{Metrics, Reason};
 pub use network::{InvalidNetwork, Network, Networks};
 pub use reception::{Drained, Parts, Reception};
-pub use relay::{DomainPattern, OddLocalParts, Relay, Verdict};
-pub use settings::{ConnectionLimits, Listener, Settings, Socket};
+pub use relay::{Client, DomainPattern, OddLocalParts, Relay, Verdict};
+pub use settings::{ConnectionLimits, Listener, Role, Settings, Socket};
 pub use stream::Stream;

@@ -13,8 +13,8 @@ pub struct Metrics {
     pub connections: Counter,
     /// Sessions that are open.
     pub sessions: Gauge,
-    /// Connections refused before their session began: `total`, `address`, `ipv4_network`, `ipv6_network`, `proxy_missing`,
-    /// `proxy_invalid`, `proxy_time`; or later: `xclient_limit`.
+    /// Connections refused before their session began: `total`, `address`, `ipv4_network`, `ipv6_network`, `internal`,
+    /// `proxy_missing`, `proxy_invalid`, `proxy_time`; or later: `xclient_limit`.
     pub connections_refused: Family<Reason, Counter>,
     /// Times that the operating system gave no connection, mostly because files ran out.
     pub accept_errors: Counter,

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use mail::{Clock, MessageIds};
+use mail::{Clock, EnhancedCode, MessageIds, Reply};
 use smtp::server::Config;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -14,11 +14,12 @@ use tokio::task::JoinHandle;
 
 use crate::bound::{self, ReceptionError};
 use crate::budget::Budget;
-use crate::connections::{Connections, Full};
+use crate::connections::{Connections, Full, Place};
 use crate::driver::{self, Connection};
 use crate::intake::Intake;
 use crate::metrics::Metrics;
-use crate::settings::{Listener, Settings, Socket};
+use crate::relay::Client;
+use crate::settings::{Listener, Role, Settings, Socket};
 use crate::stream::Stream;
 
 /// How long the accepting of connections pauses when the operating system has no more files or memory.
@@ -294,6 +295,34 @@ impl Gate {
     pub(crate) fn counts(&self, address: IpAddr) -> bool {
         !self.listener.relay.networks.contains(address) && !self.listener.xclient_from.contains(address)
     }
+
+    /// What a client without account is, by its address.
+    pub(crate) fn standing(&self, address: IpAddr) -> Client {
+        match self.listener.role {
+            Role::Relay | Role::Internal if self.listener.relay.networks.contains(address) => Client::Trusted,
+            _ => Client::Stranger,
+        }
+    }
+
+    /// Judges a client whose address is known, and counts its connection.
+    pub(crate) fn let_in(&self, address: IpAddr, place: &mut Place) -> Result<(), Turned> {
+        if let Some(turned) = self.closed_to(address) {
+            return Err(turned);
+        }
+        match self.counts(address) {
+            true => place.locate(address).map_err(Turned::from),
+            false => Ok(()),
+        }
+    }
+
+    /// The refusal for a client at `address` that has no business here. Gateways may come in and say for whom they speak.
+    pub(crate) fn closed_to(&self, address: IpAddr) -> Option<Turned> {
+        let stranger = self.listener.role == Role::Internal && self.standing(address) == Client::Stranger;
+        let reply =
+            || Reply::new(554, EnhancedCode::new(5, 7, 1), format!("{} may not send here", address.to_canonical()));
+        (stranger && !self.listener.xclient_from.contains(address))
+            .then(|| Turned { reason: "internal", reply: reply() })
+    }
 }
 
 impl Bound {
@@ -331,27 +360,39 @@ impl Shared {
         self.metrics.connections.inc();
         let mut place = match self.connections.enter() {
             Ok(place) => place,
-            Err(full) => return self.turn_away(&stream, peer, full),
+            Err(full) => return self.turn_away(&stream, peer, &full.into()),
         };
-        // A proxy is no client: who is behind it will be counted.
+        // A proxy is no client: who is behind it will be judged.
         if !gate.listener.proxy_from.contains(peer.ip())
-            && gate.counts(peer.ip())
-            && let Err(full) = place.locate(peer.ip())
+            && let Err(turned) = gate.let_in(peer.ip(), &mut place)
         {
-            return self.turn_away(&stream, peer, full);
+            return self.turn_away(&stream, peer, &turned);
         }
         tokio::spawn(driver::run(Connection { shared: self.clone(), gate, place, stream, peer, local }));
     }
 
     /// Says why and closes. The reply fits any fresh socket's buffer, so nobody waits.
-    fn turn_away(&self, stream: &impl Stream, peer: SocketAddr, full: Full) {
-        let reply = full.reply();
+    pub(crate) fn turn_away(&self, stream: &impl Stream, peer: SocketAddr, turned: &Turned) {
+        let Turned { reason, reply } = turned;
         let mut line = Vec::new();
         reply.write_to(&mut line);
         let sent = stream.say(&line).unwrap_or(0);
         self.metrics.sent_bytes.inc_by(sent as u64);
-        self.metrics.connection_refused(full.word());
-        tracing::info!(peer = %peer, reason = full.word(), %reply, "connection refused");
+        self.metrics.connection_refused(reason);
+        tracing::info!(%peer, reason, %reply, "connection refused");
+    }
+}
+
+/// Why a connection is refused before its session.
+pub(crate) struct Turned {
+    /// A word for logs and metrics.
+    pub(crate) reason: &'static str,
+    pub(crate) reply: Reply,
+}
+
+impl From<Full> for Turned {
+    fn from(full: Full) -> Self {
+        Self { reason: full.word(), reply: full.reply() }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::network::Networks;
 
 /// For whom a listener takes mail.
 ///
-/// A recipient is taken if its domain is one of `domains`, or if the client's address lies in `networks`: such clients may
+/// A recipient is taken if its domain is one of `domains`, or if the client is [trusted](Client::Trusted): such clients may
 /// send to anywhere. Everything else gets 550 5.7.1. The bare `<postmaster>` is always taken (RFC 5321 §4.5.1); who the
 /// sender is makes no difference.
 ///
@@ -26,7 +26,8 @@ pub struct Relay {
     pub domains: HashSet<DomainPattern>,
     /// Address literals that we take mail for, as `user@[192.0.2.1]`; our own addresses, if any.
     pub literals: HashSet<IpAddr>,
-    /// Clients that may send to anywhere.
+    /// The operator's own clients. They may send to anywhere, but not on listeners for submission: there, only an account
+    /// makes a client trusted.
     pub networks: Networks,
     /// What becomes of `%`, `!` and `@` in the local parts of our domains.
     pub odd_local_parts: OddLocalParts,
@@ -52,6 +53,15 @@ pub enum OddLocalParts {
     Accept,
 }
 
+/// What a client is to relay control.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Client {
+    /// It may send to anywhere: by its address, its account or its certificate.
+    Trusted,
+    /// Anybody.
+    Stranger,
+}
+
 /// What relay control says of a recipient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -71,9 +81,9 @@ impl Relay {
         Self { networks, ..Self::default() }
     }
 
-    /// May a client at `peer` send to `recipient`?
-    pub fn judge(&self, peer: IpAddr, recipient: &ForwardPath) -> Verdict {
-        if self.networks.contains(peer) {
+    /// May this client send to `recipient`?
+    pub fn judge(&self, client: Client, recipient: &ForwardPath) -> Verdict {
+        if client == Client::Trusted {
             return Verdict::Trusted;
         }
         let Some(mailbox) = recipient.mailbox() else { return Verdict::Ours };
@@ -182,7 +192,8 @@ mod tests {
 
     fn judge(relay: &Relay, peer: &str, path: &str) -> Verdict {
         let (path, _) = mail::path::take_forward(path, Utf8::Allowed).unwrap();
-        relay.judge(peer.parse().unwrap(), &path)
+        let trusted = relay.networks.contains(peer.parse().unwrap());
+        relay.judge(if trusted { Client::Trusted } else { Client::Stranger }, &path)
     }
 
     #[test]

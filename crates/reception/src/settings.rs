@@ -43,6 +43,8 @@ pub struct Listener {
     pub name: String,
     /// Where it listens.
     pub socket: Socket,
+    /// Whom it is for.
+    pub role: Role,
     /// Protocol, host name, line endings and the limits of a session.
     pub session: Config,
     /// Proxies (HAProxy, load balancers): from here a PROXY header, version 1 or 2, must come first. From anywhere else it
@@ -57,11 +59,12 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Listens at `address`; no proxies, no XCLIENT.
+    /// Listens at `address` for everybody; no proxies, no XCLIENT.
     pub fn new(name: impl Into<String>, address: SocketAddr, session: Config, relay: Relay) -> Self {
         Self {
             name: name.into(),
             socket: Socket::Bind(address),
+            role: Role::Relay,
             session,
             proxy_from: Networks::default(),
             proxy_time: Duration::from_secs(5),
@@ -69,6 +72,18 @@ impl Listener {
             relay,
         }
     }
+}
+
+/// Whom a listener is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// Other servers, and the clients of [`Relay::networks`], which may send to anywhere.
+    #[default]
+    Relay,
+    /// Those who have an account (RFC 6409). An address alone lets nobody send to anywhere.
+    Submission,
+    /// The clients of [`Relay::networks`]; all others get 554 5.7.1 and are gone.
+    Internal,
 }
 
 /// Where a listener gets its socket from.

@@ -1,19 +1,18 @@
 //! What each value allows but all together contradict: found here, each with its cure.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 
 use super::nexthop::NextHop;
 use super::places::Places;
 use super::problem::Problem;
-use super::types::{Configuration, Protocol, Retry, Route};
+use super::types::{Configuration, Retry, Route};
 use super::units::{Pattern, Period};
 
 /// All contradictions and doubts.
 pub fn judge(configuration: &Configuration, places: &Places) -> Vec<Problem> {
     let mut problems = Vec::new();
     relay(configuration, places, &mut problems);
-    listeners(configuration, places, &mut problems);
+    super::listener::judge(configuration, places, &mut problems);
     sources(configuration, places, &mut problems);
     routes(configuration, places, &mut problems);
     own_domains(configuration, places, &mut problems);
@@ -38,31 +37,6 @@ fn relay(configuration: &Configuration, places: &Places, problems: &mut Vec<Prob
         if network.is_the_world() {
             let problem = places.problem(&format!("networks[{at}]"), "this would be an open relay", "everybody");
             problems.push(problem.help("list only the networks of your own clients"));
-        }
-    }
-}
-
-fn listeners(configuration: &Configuration, places: &Places, problems: &mut Vec<Problem>) {
-    let (mut names, mut addresses) = (HashMap::new(), HashMap::<SocketAddr, String>::new());
-    for (at, listener) in configuration.listener.iter().enumerate() {
-        let path = format!("listener[{at}]");
-        twice(&mut names, &listener.name, format!("{path}.name"), "listener", places, problems);
-        if let Err(cure) = proper_name(&listener.name) {
-            problems.push(places.problem(&format!("{path}.name"), "this cannot be a listener's name", cure));
-        }
-        for (item, address) in listener.address.0.iter().enumerate() {
-            let item_path = listed_path(&format!("{path}.address"), item, places);
-            if address.0.port() == 25 && listener.protocol == Protocol::Lmtp {
-                // RFC 2033 §5
-                problems.push(places.problem(&item_path, "LMTP must not be spoken on port 25", "choose another port"));
-            }
-            if address.0.port() == 0 {
-                problems.push(places.problem(&item_path, "a listener needs a port", "port 0 is none"));
-            } else if let Some(first) = addresses.insert(address.0, item_path.clone()) {
-                let first = places.describe(&first).unwrap_or_default();
-                let message = format!("two listeners cannot both have {address}");
-                problems.push(places.problem(&item_path, message, "").help(format!("it is taken at {first}")));
-            }
         }
     }
 }
@@ -246,13 +220,13 @@ fn privileges(configuration: &Configuration, places: &Places, problems: &mut Vec
     }
 }
 
-fn proper_name(name: &str) -> Result<(), &'static str> {
+pub(super) fn proper_name(name: &str) -> Result<(), &'static str> {
     let proper = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let fits = (1..=100).contains(&name.len()) && name.chars().all(proper);
     if fits { Ok(()) } else { Err("a name has 1 to 100 letters, digits, `-`, `_` or `.`") }
 }
 
-fn twice(
+pub(super) fn twice(
     names: &mut HashMap<String, String>,
     name: &str,
     path: String,
@@ -270,7 +244,7 @@ fn twice(
 }
 
 /// The path of an item of a list that may also be written as a single value.
-fn listed_path(path: &str, item: usize, places: &Places) -> String {
+pub(super) fn listed_path(path: &str, item: usize, places: &Places) -> String {
     let inner = format!("{path}[{item}]");
     if places.is_set(&inner) { inner } else { path.to_owned() }
 }

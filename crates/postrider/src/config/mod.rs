@@ -12,6 +12,7 @@ mod delivery;
 mod inspect;
 mod judge;
 mod limits;
+mod listener;
 mod nexthop;
 mod places;
 mod problem;
@@ -23,6 +24,7 @@ mod units;
 
 use std::path::Path;
 
+pub use listener::{Endings, Listener, Protocol, Role};
 pub use nexthop::NextHop;
 pub use places::Places;
 pub use problem::{Problem, Problems};

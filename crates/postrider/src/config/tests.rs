@@ -1,5 +1,6 @@
 use std::path::Path;
 
+use super::listener::{AuthUse, TlsUse};
 use super::*;
 
 fn problems(text: &str) -> String {
@@ -98,6 +99,49 @@ fn contradictions_are_errors() {
     ] {
         let found = problems(&format!("hostname = \"mx.test\"\n{text}\n"));
         assert!(found.contains(&format!("× {wanted}")), "{wanted} in {found}");
+    }
+}
+
+#[test]
+fn a_listener_that_contradicts_its_role_is_an_error() {
+    for (keys, wanted) in [
+        ("role = \"submission\"\nauth = \"off\"", "nobody submits mail without AUTH"),
+        ("role = \"submission\"\nauth = \"offered\"", "nobody submits mail without AUTH"),
+        ("role = \"submission\"\ntls = \"offered\"", "nobody submits mail without TLS"),
+        ("role = \"submission\"\ntls = \"implicit\"", "a `submission` listener begins in clear"),
+        ("role = \"submissions\"\ntls = \"required\"", "a `submissions` listener has TLS from the first octet"),
+        ("role = \"submission\"\nprotocol = \"lmtp\"", "mail is submitted by SMTP"),
+        ("tls = \"off\"\nauth = \"offered\"", "there is no AUTH without TLS"),
+        ("role = \"internal\"\ntls = \"off\"\nauth = \"required\"", "there is no AUTH without TLS"),
+    ] {
+        let found =
+            problems(&format!("hostname = \"mx.test\"\n[[listener]]\nname = \"a\"\naddress = \"[::1]:587\"\n{keys}\n"));
+        assert!(found.contains(&format!("× {wanted}")), "{wanted} in {found}");
+    }
+    let found = problems(
+        "hostname = \"mx.test\"\nnetworks = []\n[[listener]]\nname = \"a\"\naddress = \"[::1]:26\"\nrole = \"internal\"\n",
+    );
+    assert!(found.contains("× nobody could connect here"), "{found}");
+    let found =
+        problems("hostname = \"mx.test\"\n[[listener]]\nname = \"a\"\naddress = \"[::]:25\"\nendings = \"repair\"\n");
+    assert!(found.contains("⚠ line ends are repaired for everybody"), "{found}");
+}
+
+#[test]
+fn a_role_decides_what_is_not_set() {
+    let listener = |role: &str| {
+        let text =
+            format!("hostname = \"mx.test\"\n[[listener]]\nname = \"a\"\naddress = \"[::1]:26\"\nrole = \"{role}\"\n");
+        good(&text).listeners().remove(0)
+    };
+    for (role, tls, auth, endings) in [
+        ("relay", TlsUse::Offered, AuthUse::Off, Endings::Strict),
+        ("submission", TlsUse::Required, AuthUse::Required, Endings::Strict),
+        ("submissions", TlsUse::Implicit, AuthUse::Required, Endings::Strict),
+        ("internal", TlsUse::Offered, AuthUse::Off, Endings::Repair),
+    ] {
+        let listener = listener(role);
+        assert_eq!((listener.tls(), listener.auth(), listener.endings()), (tls, auth, endings), "{role}");
     }
 }
 

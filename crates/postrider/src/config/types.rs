@@ -7,8 +7,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::limits::{Connections, Limits};
+use super::listener::Listener;
 use super::nexthop::NextHop;
-use super::units::{Address, Ip, Listed, Name, Network, Pattern, Period, Size};
+use super::units::{Ip, Listed, Name, Network, Pattern, Period, Size};
 
 /// The configuration of a Postrider server, as `postrider.toml` has it.
 ///
@@ -102,52 +103,6 @@ pub enum OddLocalParts {
     Refuse,
     /// They are plain characters: for domains that really have such mailboxes.
     Accept,
-}
-
-/// A place where mail comes in.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Listener {
-    /// Its name, for logs, metrics and routes. If it has several addresses, logs add the one that was used:
-    /// `name@address`.
-    pub name: String,
-    /// The addresses to listen on. A socket that systemd hands over is used where its address is the same.
-    pub address: Listed<Address>,
-    /// The protocol: `smtp`, or `lmtp` with one reply per recipient.
-    #[serde(default)]
-    pub protocol: Protocol,
-    /// What happens to a line feed that stands alone.
-    #[serde(default)]
-    pub endings: Endings,
-    /// Proxies that put a PROXY header (version 1 or 2) in front of each connection. Clients at these addresses must
-    /// send it; from all others it is refused.
-    #[serde(default)]
-    pub proxies: Vec<Network>,
-    /// Clients that may use XCLIENT to say for whom they speak.
-    #[serde(default)]
-    pub xclient: Vec<Network>,
-}
-
-/// The protocol of a listener.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Protocol {
-    /// SMTP (RFC 5321).
-    #[default]
-    Smtp,
-    /// LMTP (RFC 2033).
-    Lmtp,
-}
-
-/// What happens to a line feed without a carriage return before it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Endings {
-    /// It is refused and the session closes: the defence against smuggled messages.
-    #[default]
-    Strict,
-    /// It becomes a proper line end: for local programs that know no better.
-    Repair,
 }
 
 /// A rule that says where mail goes.
@@ -369,15 +324,7 @@ impl Configuration {
         if !self.listener.is_empty() {
             return self.listener.clone();
         }
-        let addresses = ["0.0.0.0:25", "[::]:25"].into_iter().filter_map(|text| text.parse().ok().map(Address));
-        vec![Listener {
-            name: "smtp".to_owned(),
-            address: Listed(addresses.collect()),
-            protocol: Protocol::Smtp,
-            endings: Endings::Strict,
-            proxies: Vec::new(),
-            xclient: Vec::new(),
-        }]
+        vec![Listener::unset()]
     }
 
     /// The names of the sources, with the one that there is without any.

@@ -8,7 +8,7 @@ use shaping::{BackoffSettings, Intervals, Jitter, Limits, RetrySchedule};
 
 use super::files;
 use super::supervision::Handed;
-use crate::config::{Configuration, Endings, Listener, NextHop, OddLocalParts, Pattern, Protocol, Retry, Route};
+use crate::config::{Configuration, Endings, Listener, NextHop, OddLocalParts, Pattern, Protocol, Retry, Role, Route};
 
 /// What cannot be expressed, although every value is right by itself.
 #[derive(Debug, thiserror::Error)]
@@ -76,7 +76,7 @@ fn one_listener(
             Protocol::Smtp => mail::Protocol::Smtp,
             Protocol::Lmtp => mail::Protocol::Lmtp,
         },
-        endings: match listener.endings {
+        endings: match listener.endings() {
             Endings::Strict => smtp::server::Endings::Strict,
             Endings::Repair => smtp::server::Endings::Repair,
         },
@@ -87,6 +87,11 @@ fn one_listener(
     if let Some(socket) = handed.find(address) {
         made.socket = reception::Socket::Inherited(socket);
     }
+    made.role = match listener.role {
+        Role::Relay => reception::Role::Relay,
+        Role::Submission | Role::Submissions => reception::Role::Submission,
+        Role::Internal => reception::Role::Internal,
+    };
     made.proxy_from = networks(&listener.proxies);
     made.proxy_time = configuration.connections.proxy_time.0;
     made.xclient_from = networks(&listener.xclient);

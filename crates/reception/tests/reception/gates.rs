@@ -215,3 +215,34 @@ async fn an_http_client_hears_nothing() {
     client.expect_end().await;
     assert_eq!(server.count(|m| &m.closed, "http"), 1);
 }
+
+#[tokio::test]
+async fn an_address_alone_submits_nothing() {
+    let mut settings = settings();
+    settings.listeners[0].role = reception::Role::Submission;
+    settings.listeners[0].relay.networks = ["127.0.0.0/8".parse().unwrap()].into_iter().collect();
+    let server = Server::start(settings);
+    let mut client = server.connect().await.greeted().await;
+    client.ask("MAIL FROM:<a@b.example>", "250 ").await;
+    client.ask("RCPT TO:<a@elsewhere.example>", "550 5.7.1 ").await;
+}
+
+#[tokio::test]
+async fn an_internal_listener_is_for_our_networks_only() {
+    let mut settings = settings();
+    settings.listeners[0].role = reception::Role::Internal;
+    settings.listeners[0].relay.networks = ["127.0.0.2".parse().unwrap()].into_iter().collect();
+    settings.listeners[0].xclient_from = ["127.0.0.3".parse().unwrap()].into_iter().collect();
+    let server = Server::start(settings);
+    let mut stranger = server.connect().await;
+    stranger.expect("554 5.7.1 127.0.0.1 may not send here").await;
+    stranger.expect_end().await;
+    let mut friend = Client::connect_from("127.0.0.2", server.address()).await.greeted().await;
+    friend.ask("MAIL FROM:<>", "250 ").await;
+    friend.ask("RCPT TO:<a@elsewhere.example>", "250 ").await;
+    let mut gateway = Client::connect_from("127.0.0.3", server.address()).await.greeted().await;
+    gateway.ask("XCLIENT ADDR=127.0.0.2", "220 ").await;
+    gateway.ask("XCLIENT ADDR=203.0.113.5", "554 5.7.1 ").await;
+    gateway.expect_end().await;
+    assert_eq!(server.count(|m| &m.connections_refused, "internal"), 1);
+}
