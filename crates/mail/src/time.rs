@@ -1,5 +1,7 @@
 //! Wall-clock time, and the clock as a parameter.
 
+mod parse;
+
 use std::fmt;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -32,6 +34,11 @@ impl Timestamp {
     /// How long ago `earlier` was; zero if it lies ahead, as it may when a clock was set back.
     pub fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+
+    /// Reads a `date-time` of RFC 3339 §5.6, as `2026-11-21T10:30:00.5+01:00`. Nothing before 1970, and no leap second.
+    pub fn parse_rfc3339(text: &str) -> Option<Self> {
+        parse::rfc3339(text).map(Timestamp)
     }
 
     /// This time of day and date in UTC.

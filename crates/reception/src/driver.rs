@@ -220,6 +220,16 @@ impl<S: Stream> Driver<S> {
                     continue;
                 }
                 Event::Close(reason) => return Some(reason),
+                Event::StartTls => {
+                    self.session.tls_unavailable(self.now());
+                    continue;
+                }
+                Event::AuthCancelled | Event::Authenticated(_) => continue,
+                Event::Auth { .. } | Event::AuthResponse(_) => Answer::Reply(Reply::new(
+                    454,
+                    EnhancedCode::new(4, 7, 0),
+                    "authentication is not available for now",
+                )),
                 Event::Xclient(peer) => self.xclient(&peer),
                 Event::Mail(_) => Answer::Accept,
                 Event::Recipient(recipient) => self.recipient(&recipient),

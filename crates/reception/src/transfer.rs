@@ -147,7 +147,7 @@ pub(crate) struct Entrance<'a> {
 impl Entrance<'_> {
     /// The envelope of a complete transaction.
     pub(crate) fn envelope(&self, finished: Finished, id: MessageId, received_at: Timestamp) -> Envelope {
-        let Finished { transaction, content, hello, protocol } = finished;
+        let Finished { transaction, content, hello, protocol, .. } = finished;
         let parameters = transaction.sender.parameters;
         let body = match parameters.body {
             // The sender said less than the content holds; whoever passes it on must know.

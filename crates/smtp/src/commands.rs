@@ -9,8 +9,6 @@ use crate::params::{MailParameters, ParameterError, RecipientParameters};
 
 /// The longest name in EHLO, HELO or LHLO (RFC 5321 §4.5.3.1.2).
 pub const MAX_HELLO: usize = 255;
-/// The longest line of AUTH, its line end included (RFC 4954 §4).
-pub const MAX_AUTH_LINE: usize = 12_288;
 
 /// A command by its first word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,7 +39,11 @@ pub enum Verb {
     Quit,
     /// XCLIENT.
     Xclient,
-    /// A command of the standards that is not offered: AUTH, STARTTLS, EXPN, TURN, ETRN, ATRN, BURL, SEND, SOML, SAML.
+    /// STARTTLS (RFC 3207).
+    StartTls,
+    /// AUTH (RFC 4954).
+    Auth,
+    /// A command of the standards that is not offered: EXPN, TURN, ETRN, ATRN, BURL, SEND, SOML, SAML.
     NotOffered,
 }
 
@@ -58,9 +60,9 @@ const VERBS: &[(&str, Verb)] = &[
     ("NOOP", Verb::Noop),
     ("VRFY", Verb::Vrfy),
     ("HELP", Verb::Help),
+    ("STARTTLS", Verb::StartTls),
+    ("AUTH", Verb::Auth),
     ("XCLIENT", Verb::Xclient),
-    ("AUTH", Verb::NotOffered),
-    ("STARTTLS", Verb::NotOffered),
     ("EXPN", Verb::NotOffered),
     ("TURN", Verb::NotOffered),
     ("ETRN", Verb::NotOffered),
@@ -178,7 +180,8 @@ mod tests {
     fn verbs_in_any_case_with_their_arguments() {
         assert_eq!(Verb::take(b"mAiL  FROM:<> \t"), (Some(Verb::Mail), &b"FROM:<>"[..]));
         assert_eq!(Verb::take(b"QUIT"), (Some(Verb::Quit), &b""[..]));
-        assert_eq!(Verb::take(b"STARTTLS"), (Some(Verb::NotOffered), &b""[..]));
+        assert_eq!(Verb::take(b"StartTLS"), (Some(Verb::StartTls), &b""[..]));
+        assert_eq!(Verb::take(b"ETRN x"), (Some(Verb::NotOffered), &b"x"[..]));
         assert_eq!(Verb::take(b" QUIT").0, None);
         assert_eq!(Verb::take(b"QUITE").0, None);
         assert_eq!(Verb::take(b"").0, None);

@@ -2,6 +2,10 @@
 //!
 //! The server writes [`Extensions::keywords`], the client reads each line with [`Extensions::take`].
 
+use mail::Timestamp;
+
+use crate::sasl;
+
 /// What a server offers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Extensions {
@@ -23,8 +27,29 @@ pub struct Extensions {
     pub binary_mime: bool,
     /// LIMITS (RFC 9422).
     pub limits: Option<OfferedLimits>,
+    /// STARTTLS (RFC 3207).
+    pub starttls: bool,
+    /// REQUIRETLS (RFC 8689).
+    pub require_tls: bool,
+    /// AUTH with these mechanisms, in upper case; none: not offered (RFC 4954).
+    pub auth: Vec<String>,
+    /// DELIVERBY: the least time for mode `R`, in seconds; zero for no least (RFC 2852 §2).
+    pub deliver_by: Option<u32>,
+    /// FUTURERELEASE (RFC 4865).
+    pub future_release: Option<FutureReleaseOffer>,
+    /// MT-PRIORITY (RFC 6710).
+    pub priority: bool,
     /// XCLIENT, for clients that may speak for others.
     pub xclient: bool,
+}
+
+/// The figures of FUTURERELEASE (RFC 4865 §4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FutureReleaseOffer {
+    /// For how many seconds a message may be held; at most nine digits.
+    pub longest: u32,
+    /// Until when, to the second.
+    pub latest: Timestamp,
 }
 
 /// The SIZE extension with or without a figure.
@@ -72,9 +97,28 @@ impl Extensions {
             "DSN" => self.dsn = true,
             "CHUNKING" => self.chunking = true,
             "BINARYMIME" => self.binary_mime = true,
+            "STARTTLS" => self.starttls = true,
+            "REQUIRETLS" => self.require_tls = true,
+            "AUTH" => words.for_each(|word| self.mechanism(word)),
+            "DELIVERBY" => self.deliver_by = Some(words.next().and_then(|least| least.parse().ok()).unwrap_or(0)),
+            "FUTURERELEASE" => self.future_release = FutureReleaseOffer::read(words),
+            "MT-PRIORITY" => self.priority = true,
             "LIMITS" => self.limits = Some(OfferedLimits::read(words)),
             "XCLIENT" => self.xclient = true,
-            _ => {}
+            keyword => {
+                // Servers older than RFC 2554 wrote `AUTH=LOGIN`, and some write both.
+                if let Some(first) = keyword.strip_prefix("AUTH=") {
+                    self.mechanism(first);
+                    words.for_each(|word| self.mechanism(word));
+                }
+            }
+        }
+    }
+
+    fn mechanism(&mut self, word: &str) {
+        let name = word.to_ascii_uppercase();
+        if sasl::is_mechanism(&name) && !self.auth.contains(&name) {
+            self.auth.push(name);
         }
     }
 
@@ -92,10 +136,32 @@ impl Extensions {
             (self.dsn, "DSN"),
             (self.chunking, "CHUNKING"),
             (self.binary_mime, "BINARYMIME"),
+            (self.starttls, "STARTTLS"),
+            (self.require_tls, "REQUIRETLS"),
+            (self.priority, "MT-PRIORITY"),
             (self.xclient, XCLIENT_ATTRIBUTES),
         ];
+        let auth = (!self.auth.is_empty()).then(|| format!("AUTH {}", self.auth.join(" ")));
+        let deliver_by = self.deliver_by.map(|least| match least {
+            0 => "DELIVERBY".to_owned(),
+            least => format!("DELIVERBY {least}"),
+        });
+        let future_release = self.future_release.map(FutureReleaseOffer::line);
         let simple = simple.into_iter().filter(|(offered, _)| *offered).map(|(_, keyword)| keyword.to_owned());
-        size.into_iter().chain(simple).chain(self.limits.map(OfferedLimits::line)).collect()
+        let figured = [auth, deliver_by, future_release, self.limits.map(OfferedLimits::line)];
+        size.into_iter().chain(simple).chain(figured.into_iter().flatten()).collect()
+    }
+}
+
+impl FutureReleaseOffer {
+    fn read<'a>(mut words: impl Iterator<Item = &'a str>) -> Option<Self> {
+        let longest = words.next()?.parse().ok()?;
+        Some(Self { longest, latest: Timestamp::parse_rfc3339(words.next()?)? })
+    }
+
+    fn line(self) -> String {
+        let latest = Timestamp::from_millis(self.latest.as_secs() * 1000).to_string();
+        format!("FUTURERELEASE {} {}Z", self.longest, latest.split('.').next().unwrap_or_default())
     }
 }
 
@@ -135,7 +201,19 @@ mod tests {
     #[test]
     fn strange_lines_are_passed_over() {
         let mut offered = Extensions::default();
-        for line in ["", "XYZZY 1", "SIZE huge", "limits rcptmax=0 RCPTMAX MAILMAX=20 foo=1", "8bitmime x"] {
+        for line in [
+            "",
+            "XYZZY 1",
+            "SIZE huge",
+            "limits rcptmax=0 RCPTMAX MAILMAX=20 foo=1",
+            "8bitmime x",
+            "auth plain LOGIN",
+            "AUTH=LOGIN CRAM-MD5",
+            "AUTH (x)",
+            "DELIVERBY soon",
+            "FUTURERELEASE 5",
+            "AUTH=",
+        ] {
             offered.take(line);
         }
         let limits = OfferedLimits { transactions: Some(20), ..OfferedLimits::default() };
@@ -143,6 +221,8 @@ mod tests {
             size: Some(SizeOffer::Unknown),
             eight_bit_mime: true,
             limits: Some(limits),
+            auth: vec!["PLAIN".into(), "LOGIN".into(), "CRAM-MD5".into()],
+            deliver_by: Some(0),
             ..Extensions::default()
         };
         assert_eq!(offered, expected);
@@ -158,17 +238,25 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_offered_is_understood(
-            flags in any::<[bool; 8]>(),
+            flags in any::<[bool; 11]>(),
+            auth in proptest::collection::btree_set("[A-Z0-9_-]{1,20}", 0..4),
+            deliver_by in any::<Option<u32>>(),
+            future_release in proptest::option::of((any::<u32>(), 0..4_000_000_000_u64)),
             size in proptest::option::of(any::<u64>()),
             limits in proptest::option::of((1..=MAX_LIMIT, proptest::option::of(1..=MAX_LIMIT))),
         ) {
-            let [pipelining, eight_bit_mime, utf8, enhanced_status_codes, dsn, chunking, binary_mime, xclient] = flags;
+            let [pipelining, eight_bit_mime, utf8, enhanced_status_codes, dsn, chunking, binary_mime, xclient, ..] = flags;
+            let [.., starttls, require_tls, priority] = flags;
+            let future_release = future_release.map(|(longest, seconds)| {
+                FutureReleaseOffer { longest, latest: Timestamp::from_millis(seconds * 1000) }
+            });
             let size = size.map(|size| if size == 0 { SizeOffer::Unknown } else { SizeOffer::Limit(size) });
             let limits = limits.map(|(recipients, transactions)| {
                 OfferedLimits { transactions, recipients: Some(recipients), domains: transactions }
             });
             let offer = Extensions {
                 pipelining, size, eight_bit_mime, utf8, enhanced_status_codes, dsn, chunking, binary_mime, limits, xclient,
+                starttls, require_tls, priority, deliver_by, future_release, auth: auth.into_iter().collect(),
             };
             let mut understood = Extensions::default();
             offer.keywords().iter().for_each(|line| understood.take(line));

@@ -10,5 +10,6 @@ pub mod commands;
 pub mod extensions;
 pub mod params;
 pub mod reply;
+pub mod sasl;
 pub mod server;
 pub mod xtext;

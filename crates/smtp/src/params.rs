@@ -2,10 +2,13 @@
 //!
 //! Both sides use the same types: what the server reads from a command line is what the client writes into its own.
 
+mod requests;
+
 use std::fmt::Write;
 
 use mail::{BodyKind, Notify, NotifyOn, OriginalRecipient, Ret, Utf8};
 
+pub use self::requests::{ByMode, DeliverBy, MAX_SUBMITTER, Release, Submitter};
 use crate::xtext;
 
 /// The longest ENVID, encoded (RFC 3461 §4.4).
@@ -37,7 +40,21 @@ pub struct MailParameters {
     pub ret: Option<Ret>,
     /// `ENVID`, decoded (RFC 3461 §4.4).
     pub envid: Option<String>,
+    /// `REQUIRETLS` (RFC 8689 §2).
+    pub require_tls: bool,
+    /// `BY` (RFC 2852).
+    pub deliver_by: Option<DeliverBy>,
+    /// `HOLDFOR` or `HOLDUNTIL` (RFC 4865).
+    pub release: Option<Release>,
+    /// `MT-PRIORITY` (RFC 6710), from -9 to 9.
+    pub priority: Option<i8>,
+    /// `AUTH` (RFC 4954 §5).
+    pub submitter: Option<Submitter>,
 }
+
+/// The names of MAIL's parameters.
+const MAIL_PARAMETERS: &[&str] =
+    &["SIZE", "BODY", "SMTPUTF8", "RET", "ENVID", "REQUIRETLS", "BY", "HOLDFOR", "HOLDUNTIL", "MT-PRIORITY", "AUTH"];
 
 impl MailParameters {
     /// Reads `KEY=value KEY …`, the text behind the path.
@@ -46,12 +63,20 @@ impl MailParameters {
         let mut seen = Seen::default();
         for word in words(text) {
             let (key, value) = split(word)?;
-            match seen.first(key, &["SIZE", "BODY", "SMTPUTF8", "RET", "ENVID"])? {
+            match seen.first(key, MAIL_PARAMETERS)? {
                 "SIZE" => parameters.size = Some(size(some(value)?)?),
                 "BODY" => parameters.body = body(some(value)?)?,
                 "SMTPUTF8" if value.is_none() => parameters.utf8 = true,
                 "RET" => parameters.ret = Some(ret(some(value)?)?),
                 "ENVID" => parameters.envid = Some(envid(some(value)?)?),
+                "REQUIRETLS" if value.is_none() => parameters.require_tls = true,
+                "BY" => parameters.deliver_by = Some(DeliverBy::read(some(value)?)?),
+                // RFC 4865 §4: one of the two.
+                "HOLDFOR" | "HOLDUNTIL" if parameters.release.is_some() => return Err(ParameterError::Malformed),
+                "HOLDFOR" => parameters.release = Some(Release::read_for(some(value)?)?),
+                "HOLDUNTIL" => parameters.release = Some(Release::read_until(some(value)?)?),
+                "MT-PRIORITY" => parameters.priority = Some(requests::priority(some(value)?)?),
+                "AUTH" => parameters.submitter = Some(Submitter::read(some(value)?)?),
                 _ => return Err(ParameterError::Malformed),
             }
         }
@@ -79,6 +104,23 @@ impl MailParameters {
         }
         if let Some(envid) = &self.envid {
             let _ = write!(out, " ENVID={}", xtext::encode(envid));
+        }
+        if self.require_tls {
+            out.push_str(" REQUIRETLS");
+        }
+        if let Some(by) = &self.deliver_by {
+            let _ = write!(out, " BY={by}");
+        }
+        match self.release {
+            None => {}
+            Some(Release::For(seconds)) => drop(write!(out, " HOLDFOR={seconds}")),
+            Some(Release::Until(time)) => drop(write!(out, " HOLDUNTIL={time}")),
+        }
+        if let Some(priority) = self.priority {
+            let _ = write!(out, " MT-PRIORITY={priority}");
+        }
+        if let Some(submitter) = &self.submitter {
+            let _ = write!(out, " AUTH={submitter}");
         }
     }
 }
@@ -131,7 +173,7 @@ impl RecipientParameters {
 
 /// Which parameters have come already: each may stand there once (RFC 5321 §4.1.1.11).
 #[derive(Default)]
-struct Seen(u8);
+struct Seen(u16);
 
 impl Seen {
     /// The known name that `key` is in any case, if this is its first time.
@@ -251,9 +293,27 @@ mod tests {
             utf8: true,
             ret: Some(Ret::Headers),
             envid: Some("a+b".into()),
+            ..MailParameters::default()
         };
         assert_eq!(read, expected);
         assert_eq!(MailParameters::parse("SIZE=99999999999999999999").unwrap().size, Some(u64::MAX));
+    }
+
+    #[test]
+    fn requests_are_read() {
+        let text = "requiretls BY=-12;nt HOLDUNTIL=2026-11-21T10:30:00+01:00 mt-priority=-9 AUTH=a+2Bb@example.org";
+        let read = MailParameters::parse(text).unwrap();
+        let expected = MailParameters {
+            require_tls: true,
+            deliver_by: Some(DeliverBy { seconds: -12, mode: ByMode::Notify, trace: true }),
+            release: Some(Release::Until(mail::Timestamp::from_millis(1_795_253_400_000))),
+            priority: Some(-9),
+            submitter: Some(Submitter::Named("a+b@example.org".into())),
+            ..MailParameters::default()
+        };
+        assert_eq!(read, expected);
+        assert_eq!(MailParameters::parse("AUTH=<>").unwrap().submitter, Some(Submitter::Unknown));
+        assert_eq!(MailParameters::parse("HOLDFOR=60").unwrap().release, Some(Release::For(60)));
     }
 
     #[test]
@@ -272,6 +332,7 @@ mod tests {
     fn the_malformed_and_the_unknown_are_told_apart() {
         use ParameterError::{Malformed, Unknown};
         let long = format!("ENVID={}", "x".repeat(101));
+        let submitter = format!("AUTH={}", "x".repeat(501));
         for (text, error) in [
             ("SIZE", Malformed),
             ("SIZE=", Malformed),
@@ -284,7 +345,25 @@ mod tests {
             ("RET=BOTH", Malformed),
             ("ENVID=+0D+0A", Malformed),
             ("-X=1", Malformed),
-            ("AUTH=<>", Unknown),
+            ("XYZZY=<>", Unknown),
+            ("REQUIRETLS=1", Malformed),
+            ("BY=10", Malformed),
+            ("BY=10;X", Malformed),
+            ("BY=0;R", Malformed),
+            ("BY=-5;RT", Malformed),
+            ("BY=1234567890;N", Malformed),
+            ("BY=+-1;N", Malformed),
+            ("HOLDFOR=-1", Malformed),
+            ("HOLDFOR=+1", Malformed),
+            ("HOLDUNTIL=tomorrow", Malformed),
+            ("HOLDUNTIL=2026-02-29T00:00:00Z", Malformed),
+            ("HOLDFOR=5 HOLDUNTIL=2026-11-21T09:30:00Z", Malformed),
+            ("MT-PRIORITY=+1", Malformed),
+            ("MT-PRIORITY=10", Malformed),
+            ("MT-PRIORITY=-", Malformed),
+            ("AUTH", Malformed),
+            ("AUTH=a@b+0Dc", Malformed),
+            (submitter.as_str(), Malformed),
             ("NOTIFY=NEVER", Unknown),
             (long.as_str(), Malformed),
         ] {
@@ -309,8 +388,38 @@ mod tests {
     fn mail_parameters() -> impl Strategy<Value = MailParameters> {
         let body = prop_oneof![Just(BodyKind::SevenBit), Just(BodyKind::EightBitMime), Just(BodyKind::BinaryMime)];
         let ret = proptest::option::of(prop_oneof![Just(Ret::Full), Just(Ret::Headers)]);
-        (any::<Option<u64>>(), body, any::<bool>(), ret, proptest::option::of("[ -~]{1,33}"))
-            .prop_map(|(size, body, utf8, ret, envid)| MailParameters { size, body, utf8, ret, envid })
+        let plain = (any::<Option<u64>>(), body, any::<bool>(), ret, proptest::option::of("[ -~]{1,33}"));
+        (plain, requests()).prop_map(|((size, body, utf8, ret, envid), requests)| MailParameters {
+            size,
+            body,
+            utf8,
+            ret,
+            envid,
+            ..requests
+        })
+    }
+
+    fn requests() -> impl Strategy<Value = MailParameters> {
+        let by = (1..1_000_000_000_i32, any::<bool>(), any::<bool>(), any::<bool>());
+        let by = by.prop_map(|(seconds, returns, past, trace)| match returns {
+            true => DeliverBy { seconds, mode: ByMode::Return, trace },
+            false => DeliverBy { seconds: if past { -seconds } else { seconds }, mode: ByMode::Notify, trace },
+        });
+        let until =
+            (0..253_402_300_800_000_u64).prop_map(|millis| Release::Until(mail::Timestamp::from_millis(millis)));
+        let release = prop_oneof![(0..1_000_000_000_u32).prop_map(Release::For), until];
+        let submitter = prop_oneof![Just(Submitter::Unknown), "[ -~]{1,60}".prop_map(Submitter::Named)];
+        use proptest::option::of;
+        (any::<bool>(), of(by), of(release), of(-9..=9_i8), of(submitter)).prop_map(
+            |(require_tls, deliver_by, release, priority, submitter)| MailParameters {
+                require_tls,
+                deliver_by,
+                release,
+                priority,
+                submitter,
+                ..MailParameters::default()
+            },
+        )
     }
 
     fn recipient_parameters() -> impl Strategy<Value = RecipientParameters> {

@@ -130,6 +130,7 @@ impl Transaction {
             utf8: self.utf8,
             ret: self.envelope.ret.filter(|_| offered.dsn),
             envid: self.envelope.envid.clone().filter(|_| offered.dsn),
+            ..MailParameters::default()
         };
         parameters.write_to(&mut command);
         command.push_str("\r\n");

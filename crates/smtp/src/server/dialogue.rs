@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use mail::{AddressError, Reply, Utf8};
+use mail::{AddressError, EnhancedCode, Reply, Utf8};
 
 use super::event::{Abort, Answer, Event, Sender, Transaction};
 use super::peer::{Dialect, Hello};
@@ -17,6 +17,9 @@ impl Session {
     /// Runs one command line.
     pub(super) fn command(&mut self, line: &[u8], now: Instant) {
         let (verb, argument) = Verb::take(line);
+        if verb == Some(Verb::StartTls) && self.may_start_tls() && !self.input.is_empty() {
+            return self.injected();
+        }
         if !self.may_stand_here(verb) {
             return self.close_with(Refusal::Pipelining, CloseReason::Pipelining);
         }
@@ -24,6 +27,9 @@ impl Session {
             return self.close_with(Refusal::Commands, CloseReason::Commands);
         }
         let Some(verb) = verb else { return self.refuse_for(Refusal::UnknownCommand, now) };
+        if self.needs_tls_first(verb) {
+            return self.refuse_for(Refusal::TlsFirst, now);
+        }
         let Ok(argument) = std::str::from_utf8(argument) else {
             return match verb {
                 Verb::Bdat => self.close_with(Refusal::ChunkSize, CloseReason::ChunkSize),
@@ -62,9 +68,11 @@ impl Session {
             // RFC 5321 §7.3: VRFY tells nothing that could be harvested.
             Verb::Vrfy if !argument.is_empty() => self.output.say("252 2.5.2 not verified; send the mail and see"),
             Verb::Help => {
-                self.output.say("214-2.0.0 MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT");
+                self.output.say("214-2.0.0 MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT STARTTLS AUTH");
                 self.output.say("214 2.0.0 This is Postrider; RFC 5321 explains the rest");
             }
+            Verb::StartTls => self.start_tls(argument, now),
+            Verb::Auth => self.auth(argument, now),
             Verb::Xclient => self.xclient(argument, now),
             Verb::NotOffered => self.refuse_for(Refusal::NotImplemented, now),
             _ => self.refuse_for(Refusal::Argument, now),
@@ -86,13 +94,13 @@ impl Session {
         let hostname = self.config.hostname.as_str();
         match dialect {
             Dialect::Smtp => self.output.say(&format!("250 {hostname}")),
-            Dialect::Esmtp | Dialect::Lmtp => self.output.offer(hostname, &self.offered()),
+            Dialect::Esmtp | Dialect::Lmtp => self.output.offer(hostname, &self.offered(now)),
         }
     }
 
-    fn offered(&self) -> Extensions {
+    fn offered(&self, now: Instant) -> Extensions {
         let limits = &self.config.limits;
-        Extensions {
+        let mut offered = Extensions {
             pipelining: true,
             size: Some(SizeOffer::Limit(limits.message)),
             eight_bit_mime: true,
@@ -107,7 +115,10 @@ impl Session {
                 domains: None,
             }),
             xclient: self.peer.may_xclient,
-        }
+            ..Extensions::default()
+        };
+        self.offer_security(&mut offered, now);
+        offered
     }
 
     fn mail(&mut self, argument: &str, now: Instant) {
@@ -118,7 +129,10 @@ impl Session {
             Mailing::Open(_) => return self.refuse_for(Refusal::NestedMail, now),
             Mailing::Content(_) => return self.refuse_for(Refusal::ChunksBegun, now),
         }
-        let (path, parameters) = match commands::mail(argument) {
+        if self.lacks_account() {
+            return self.refuse_for(Refusal::AuthFirst, now);
+        }
+        let (path, mut parameters) = match commands::mail(argument) {
             Ok(read) => read,
             Err(error) => {
                 return self.refuse_for(argument_refusal(error, Refusal::ReversePath, Refusal::SenderNeedsUtf8), now);
@@ -126,6 +140,9 @@ impl Session {
         };
         if plain && parameters != Default::default() {
             return self.refuse_for(Refusal::ParameterWithoutEhlo, now);
+        }
+        if let Err(refusal) = self.requests(&mut parameters, now) {
+            return self.refuse_for(refusal, now);
         }
         // RFC 1870 §6.1: what is declared too big need not be sent.
         if parameters.size.is_some_and(|size| size > self.limits().message) {
@@ -187,13 +204,19 @@ impl Session {
 
     /// What is missing before a transaction.
     pub(super) fn first_things_first(&self) -> Refusal {
-        if self.hello.is_some() { Refusal::MailFirst } else { Refusal::HelloFirst }
+        match self.hello {
+            _ if self.lacks_tls() => Refusal::TlsFirst,
+            None => Refusal::HelloFirst,
+            Some(_) if self.lacks_account() => Refusal::AuthFirst,
+            Some(_) => Refusal::MailFirst,
+        }
     }
 
     /// Does what an answer allows. The phase is [`Phase::Command`] already.
     pub(super) fn answered(&mut self, question: Question, answer: Answer, now: Instant) {
         let question = match question {
             Question::End(replies) => return self.committed(replies, answer, now),
+            Question::Auth => return self.auth_answered(answer, now),
             question => question,
         };
         let (yes, reply) = verdict(answer);
@@ -202,6 +225,7 @@ impl Session {
             Question::Xclient(peer) if yes => {
                 self.peer = *peer;
                 self.hello = None;
+                self.speaks_for_another();
                 self.greet();
             }
             Question::Xclient(_) => {
@@ -218,7 +242,7 @@ impl Session {
                 }
                 self.positive(reply, "250 2.1.5 recipient ok");
             }
-            Question::Mail(_) | Question::Recipient(_) | Question::End(_) => {
+            Question::Mail(_) | Question::Recipient(_) | Question::Auth | Question::End(_) => {
                 reply.iter().for_each(|reply| self.negative(reply, now));
             }
         }
@@ -247,6 +271,9 @@ fn verdict(answer: Answer) -> (bool, Option<Reply>) {
             Some(reply) => verdict(Answer::Reply(reply)),
             None => (true, None),
         },
+        Answer::Challenge(_) | Answer::Authenticated { .. } => {
+            (false, Some(Reply::new(451, EnhancedCode::new(4, 3, 0), "internal error, try again")))
+        }
     }
 }
 

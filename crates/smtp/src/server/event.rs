@@ -1,17 +1,36 @@
 //! What the session tells its driver, what it asks, and what it takes for an answer.
 
 use bytes::Bytes;
-use mail::{Recipient, Reply, ReversePath, TransferProtocol};
+use mail::{Recipient, Reply, ReversePath, TlsFacts, TransferProtocol};
 
 use super::peer::{Hello, Peer};
 use super::reason::{CloseReason, Refusal};
 use crate::params::MailParameters;
+use crate::sasl::Secret;
 
 /// One thing that happened, or a question.
 #[derive(Debug)]
 pub enum Event {
     /// The client said EHLO, HELO or LHLO.
     Hello(Hello),
+    /// The client wants TLS. Write and flush what there is to write, do the handshake, then tell
+    /// [`secured`](super::Session::secured) or [`handshake_failed`](super::Session::handshake_failed); or say at once that
+    /// [TLS is not available](super::Session::tls_unavailable). Until then the session takes no input: what else was read
+    /// in clear and not yet given to the session must be given to it, never to the handshake.
+    StartTls,
+    /// Question: the client begins to authenticate. The answer is a challenge, the account, or a refusal.
+    Auth {
+        /// One of those that are offered, in upper case.
+        mechanism: String,
+        /// What the client said along with it; not the same as nothing: empty.
+        initial: Option<Secret>,
+    },
+    /// Question: the client's answer to the challenge. The answer is as to [`Event::Auth`].
+    AuthResponse(Secret),
+    /// The exchange is over without a verdict; the session has said why.
+    AuthCancelled,
+    /// The client is this account from here on: the session has said so.
+    Authenticated(String),
     /// Question: the client, which may do so, speaks for this peer from here on. Refuse to end the connection.
     Xclient(Box<Peer>),
     /// Question: may mail with this sender come in?
@@ -42,7 +61,12 @@ pub enum Event {
 impl Event {
     /// Whether the session waits for [`super::Session::answer`].
     pub fn is_question(&self) -> bool {
-        matches!(self, Event::Xclient(_) | Event::Mail(_) | Event::Recipient(_) | Event::Begin(_) | Event::End(_))
+        match self {
+            Event::Xclient(_) | Event::Mail(_) | Event::Recipient(_) | Event::Begin(_) | Event::End(_) => true,
+            Event::Auth { .. } | Event::AuthResponse(_) => true,
+            Event::Hello(_) | Event::StartTls | Event::AuthCancelled | Event::Authenticated(_) => false,
+            Event::Content(_) | Event::Abort { .. } | Event::Refused(_) | Event::Close(_) => false,
+        }
     }
 }
 
@@ -56,6 +80,15 @@ pub enum Answer {
     Reply(Reply),
     /// To [`Event::End`] under LMTP: one reply for each recipient, in their order (RFC 2033 §4.2).
     Each(Vec<Reply>),
+    /// To [`Event::Auth`] and [`Event::AuthResponse`]: the server's next message. To anything else it is a no for now.
+    Challenge(Vec<u8>),
+    /// To [`Event::Auth`] and [`Event::AuthResponse`]: it is proven. To anything else it is a no for now.
+    Authenticated {
+        /// Who it is.
+        account: String,
+        /// The server's last message, if the mechanism has one; the session waits for the empty answer to it.
+        last: Option<Vec<u8>>,
+    },
 }
 
 /// The sender of a transaction with what MAIL said about the message.
@@ -96,6 +129,10 @@ pub struct Finished {
     pub hello: Hello,
     /// For the trace field.
     pub protocol: TransferProtocol,
+    /// How the line is secured.
+    pub tls: Option<TlsFacts>,
+    /// Who the client is, if it is known.
+    pub account: Option<String>,
 }
 
 /// What the session saw of the content while it passed.

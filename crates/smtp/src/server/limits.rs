@@ -15,13 +15,57 @@ pub struct Config {
     pub endings: Endings,
     /// The bounds.
     pub limits: Limits,
+    /// How TLS comes about.
+    pub tls: TlsOffer,
+    /// Who may authenticate, and who must.
+    pub auth: AuthOffer,
+    /// For how long authenticated clients may have a message held (FUTURERELEASE); offered once the session
+    /// [knows the time](super::Session::tell_time). At most 999,999,999 seconds.
+    pub future_release: Option<Duration>,
+    /// DELIVERBY for authenticated clients, with the least time for messages that are to go back (RFC 2852 §2).
+    pub deliver_by: Option<Duration>,
+    /// MT-PRIORITY for authenticated clients.
+    pub mt_priority: bool,
 }
 
 impl Config {
-    /// Strict SMTP with the default limits.
+    /// Strict SMTP in clear, without authentication and with the default limits.
     pub fn new(hostname: Domain) -> Self {
-        Self { hostname, protocol: Protocol::Smtp, endings: Endings::Strict, limits: Limits::default() }
+        Self {
+            hostname,
+            protocol: Protocol::Smtp,
+            endings: Endings::Strict,
+            limits: Limits::default(),
+            tls: TlsOffer::None,
+            auth: AuthOffer::default(),
+            future_release: None,
+            deliver_by: None,
+            mt_priority: false,
+        }
     }
+}
+
+/// How TLS comes about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TlsOffer {
+    /// Not at all.
+    #[default]
+    None,
+    /// By STARTTLS, if the client wants it.
+    StartTls,
+    /// By STARTTLS, before anything but EHLO, LHLO, NOOP and QUIT.
+    Required,
+    /// Before the greeting (RFC 8314 §3.3). A session that was not [secured](super::Session::secured) takes no mail.
+    Implicit,
+}
+
+/// Who may authenticate. AUTH is offered and taken inside TLS only.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuthOffer {
+    /// The mechanisms in upper case, best first; with none there is no AUTH.
+    pub mechanisms: Vec<String>,
+    /// Whether MAIL needs an account.
+    pub required: bool,
 }
 
 /// What happens to a line feed without a carriage return before it. Whatever is chosen, only CRLF.CRLF ends DATA, and
@@ -52,7 +96,7 @@ pub struct Limits {
     /// Transactions of a session, announced by LIMITS; beyond: 421 4.7.0.
     pub transactions: u32,
     /// Octets of a command line with its line end; beyond: 500 5.5.2. The default holds the longest that RFC 5321
-    /// §4.5.3.1.4 and the extensions allow (RCPT with ORCPT: 1,012). AUTH has 12,288 (RFC 4954 §4).
+    /// §4.5.3.1.4 and the extensions allow (RCPT with ORCPT: 1,012). AUTH has 12,288 (RFC 4954 §4); beyond: 500 5.5.6.
     pub command_line: usize,
     /// Commands of a session; beyond: 421 4.7.0.
     pub commands: u32,

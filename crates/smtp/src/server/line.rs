@@ -5,7 +5,7 @@ use memchr::{memchr, memchr2};
 
 use super::content::Fault;
 use super::limits::{Endings, Limits};
-use crate::commands::MAX_AUTH_LINE;
+use crate::sasl;
 
 /// What the input begins with.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub(super) enum Line {
     Command(BytesMut),
     /// A line that was too long; it is gone, to its end.
     Overlong,
+    /// The same of a command line that began with AUTH.
+    OverlongAuth,
     /// A line that keeps coming after it was too long by far.
     Endless,
     /// A line with an octet that none may have.
@@ -31,49 +33,62 @@ pub(super) struct LineReader {
 /// The part of an overlong line that is gone.
 #[derive(Debug, Default)]
 struct Skipped {
+    auth: bool,
     octets: u64,
     last: u8,
 }
 
 impl LineReader {
-    /// Takes the next line from `input`, or as much of an overlong one as there is.
+    /// Takes the next command line from `input`, or as much of an overlong one as there is.
     pub(super) fn take(&mut self, input: &mut BytesMut, limits: &Limits, endings: Endings) -> Line {
+        self.take_up_to(longest(input, limits), input, limits, endings)
+    }
+
+    /// Takes the next line of an exchange of AUTH.
+    pub(super) fn take_response(&mut self, input: &mut BytesMut, limits: &Limits, endings: Endings) -> Line {
+        self.take_up_to(sasl::MAX_LINE, input, limits, endings)
+    }
+
+    fn take_up_to(&mut self, most: usize, input: &mut BytesMut, limits: &Limits, endings: Endings) -> Line {
         if self.skipping.is_some() {
             return self.skip(input, limits, endings);
         }
-        let most = longest(input, limits);
         match memchr(b'\n', &input[..input.len().min(most)]) {
             Some(end) => proper(input.split_to(end + 1), endings),
             None if input.len() < most => Line::Partial,
             None => {
-                self.skipping = Some(Skipped::default());
+                self.skipping = Some(Skipped { auth: is_auth(input), ..Skipped::default() });
                 self.skip(input, limits, endings)
             }
         }
     }
 
     fn skip(&mut self, input: &mut BytesMut, limits: &Limits, endings: Endings) -> Line {
-        let Skipped { octets, last } = self.skipping.take().unwrap_or_default();
+        let Skipped { auth, octets, last } = self.skipping.take().unwrap_or_default();
         if let Some(end) = memchr(b'\n', input) {
             let before = if end == 0 { last } else { input[end - 1] };
             input.advance(end + 1);
-            return if before != b'\r' && endings == Endings::Strict {
-                Line::Fault(Fault::BareLf)
-            } else {
-                Line::Overlong
+            return match before {
+                _ if before != b'\r' && endings == Endings::Strict => Line::Fault(Fault::BareLf),
+                _ if auth => Line::OverlongAuth,
+                _ => Line::Overlong,
             };
         }
         let octets = octets + input.len() as u64;
         let last = input.last().copied().unwrap_or(last);
         input.clear();
-        self.skipping = Some(Skipped { octets, last });
+        self.skipping = Some(Skipped { auth, octets, last });
         if octets > limits.discard { Line::Endless } else { Line::Partial }
     }
 }
 
 fn longest(input: &[u8], limits: &Limits) -> usize {
-    let auth = input.get(..5).is_some_and(|head| head.eq_ignore_ascii_case(b"AUTH "));
-    if auth { limits.command_line.max(MAX_AUTH_LINE) } else { limits.command_line }
+    if is_auth(input) { limits.command_line.max(sasl::MAX_LINE) } else { limits.command_line }
+}
+
+/// Whether the input begins with AUTH, whose line may be longer.
+fn is_auth(input: &[u8]) -> bool {
+    input.get(..5).is_some_and(|head| head.eq_ignore_ascii_case(b"AUTH "))
 }
 
 /// A line with its line end, which must be CRLF unless LF alone is repaired.

@@ -18,6 +18,9 @@
 //! A transaction is one value. It is born when MAIL is accepted and every way out consumes it: [`Event::End`] hands it
 //! to the driver with the facts about its content, [`Event::Abort`] hands it out as dropped. Nothing is reset by hand.
 //!
+//! TLS is the driver's: [`Event::StartTls`] asks for the handshake, [`Session::secured`] tells that it is done. So are
+//! accounts: the session carries the messages of AUTH as questions and answers, and remembers who was proven.
+//!
 //! What the session refuses by itself is told by [`Event::Refused`], why it ends by [`CloseReason`]; both have stable
 //! labels for logs and metrics.
 
@@ -31,6 +34,7 @@ mod line;
 mod output;
 mod peer;
 mod reason;
+mod security;
 mod session;
 mod tally;
 mod timer;
@@ -38,7 +42,7 @@ mod transfer;
 mod xclient;
 
 pub use event::{Abort, Answer, Begin, ContentFacts, Event, Finished, Sender, Transaction};
-pub use limits::{Config, Endings, Limits};
+pub use limits::{AuthOffer, Config, Endings, Limits, TlsOffer};
 pub use peer::{Dialect, Hello, Peer};
 pub use reason::{CloseReason, Refusal};
 pub use session::Session;

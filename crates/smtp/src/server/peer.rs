@@ -49,14 +49,21 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    /// The `with` of the trace field (RFC 3848, RFC 6531 §4.3).
-    pub fn transfer_protocol(self, utf8: bool) -> TransferProtocol {
-        match (self, utf8) {
-            (Dialect::Smtp, _) => TransferProtocol::Smtp,
-            (Dialect::Esmtp, false) => TransferProtocol::Esmtp,
-            (Dialect::Esmtp, true) => TransferProtocol::Utf8Smtp,
-            (Dialect::Lmtp, false) => TransferProtocol::Lmtp,
-            (Dialect::Lmtp, true) => TransferProtocol::Utf8Lmtp,
+    /// The `with` of the trace field (RFC 3848, RFC 6531 §4.3). HELO has no names for what came with later extensions.
+    pub fn transfer_protocol(self, utf8: bool, tls: bool, auth: bool) -> TransferProtocol {
+        use TransferProtocol::*;
+        let [plain, secured, authenticated, both] = match (self, utf8) {
+            (Dialect::Smtp, _) => [Smtp; 4],
+            (Dialect::Esmtp, false) => [Esmtp, Esmtps, Esmtpa, Esmtpsa],
+            (Dialect::Esmtp, true) => [Utf8Smtp, Utf8Smtps, Utf8Smtpa, Utf8Smtpsa],
+            (Dialect::Lmtp, false) => [Lmtp, Lmtps, Lmtpa, Lmtpsa],
+            (Dialect::Lmtp, true) => [Utf8Lmtp, Utf8Lmtps, Utf8Lmtpa, Utf8Lmtpsa],
+        };
+        match (tls, auth) {
+            (false, false) => plain,
+            (true, false) => secured,
+            (false, true) => authenticated,
+            (true, true) => both,
         }
     }
 }

@@ -68,6 +68,40 @@ refusals! {
     ChunkWithoutEhlo = "chunk_without_ehlo", "503 5.5.1 BDAT needs EHLO";
     /// XCLIENT in an open transaction.
     XclientInTransaction = "xclient_in_transaction", "503 5.5.1 a transaction is open";
+    /// STARTTLS or AUTH in an open transaction (RFC 4954 §4).
+    InTransaction = "in_transaction", "503 5.5.1 not in a transaction";
+    /// STARTTLS inside TLS (RFC 3207 §4.2).
+    TlsActive = "tls_active", "503 5.5.1 TLS is on already";
+    /// STARTTLS after XCLIENT: the other end of the line is not the client that was spoken for.
+    TlsAfterXclient = "tls_after_xclient", "503 5.5.1 no STARTTLS behind XCLIENT";
+    /// Anything of weight before STARTTLS, where TLS is required (RFC 3207 §4).
+    TlsFirst = "tls_first", "530 5.7.0 STARTTLS first";
+    /// The driver cannot do TLS now (RFC 3207 §4).
+    TlsUnavailable = "tls_unavailable", "454 4.7.0 TLS is not available for now";
+    /// Input that came along with STARTTLS, in clear, to be taken for input that came inside TLS.
+    InjectedBeforeTls = "injected_before_tls", "554 5.5.0 input behind STARTTLS";
+    /// AUTH in clear (RFC 4954 §6).
+    AuthNeedsTls = "auth_needs_tls", "538 5.7.11 authentication needs encryption: STARTTLS first";
+    /// Mail before AUTH, where AUTH is required (RFC 4954 §6).
+    AuthFirst = "auth_first", "530 5.7.0 authenticate first";
+    /// AUTH after AUTH (RFC 4954 §4).
+    AuthTwice = "auth_twice", "503 5.5.1 authenticated already";
+    /// A mechanism that is not offered (RFC 4954 §4).
+    AuthMechanism = "auth_mechanism", "504 5.5.4 this mechanism is not offered";
+    /// A message of the client that is no base64 (RFC 4954 §4).
+    AuthBase64 = "auth_base64", "501 5.5.2 not base64";
+    /// The client cancelled the exchange by `*` (RFC 4954 §4).
+    AuthCancelled = "auth_cancelled", "501 5.7.0 authentication cancelled";
+    /// A line of the exchange over its limit (RFC 4954 §4).
+    AuthLine = "auth_line", "500 5.5.6 line of the authentication too long";
+    /// Something else than an empty line behind the server's last message.
+    AuthSurplus = "auth_surplus", "501 5.5.2 an empty line was due";
+    /// The driver has no verdict.
+    AuthUnavailable = "auth_unavailable", "454 4.7.0 authentication is not available for now";
+    /// `BY` with less time than is offered (RFC 2852 §4).
+    DeliverByTime = "deliver_by_time", "555 5.5.4 BY leaves less time than is offered";
+    /// `HOLDFOR` or `HOLDUNTIL` beyond what is offered (RFC 4865 §4).
+    HoldTime = "hold_time", "501 5.5.4 held for longer than is offered";
     /// Content without a recipient, under LMTP (RFC 2033 §4.2).
     NoRecipientsLmtp = "no_recipients_lmtp", "503 5.5.1 no valid recipients";
     /// Content without a recipient (RFC 5321 §3.3).
@@ -175,6 +209,10 @@ close_reasons! {
     Tls = "tls";
     /// A PROXY header where none is expected.
     Proxy = "proxy";
+    /// Input in clear that came along with STARTTLS.
+    InjectedBeforeTls = "injected_before_tls";
+    /// The TLS handshake failed.
+    Handshake = "tls_handshake";
     /// A malformed BDAT.
     ChunkSize = "chunk_size";
     /// Too much input that is only thrown away.

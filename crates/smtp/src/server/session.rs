@@ -14,6 +14,7 @@ use super::line::{Line, LineReader};
 use super::output::Output;
 use super::peer::{Dialect, Hello, Peer};
 use super::reason::{CloseReason, Refusal};
+use super::security::Security;
 use super::tally::{Patience, Tally};
 use super::timer::Timer;
 use super::transfer::{Start, Swallow, Transfer};
@@ -31,7 +32,8 @@ pub struct Session {
     pub(super) events: VecDeque<Event>,
     pub(super) timer: Timer,
     pub(super) tally: Tally,
-    lines: LineReader,
+    pub(super) security: Security,
+    pub(super) lines: LineReader,
     draining: bool,
 }
 
@@ -44,6 +46,12 @@ pub(super) enum Phase {
     Command,
     /// Waits for an answer.
     Asked(Question),
+    /// Will say that TLS may start.
+    StartTls,
+    /// Has said so, and waits for the driver.
+    Handshake,
+    /// Reads the client's answer to a challenge; to the last one, if this account is proven already.
+    Response(Option<String>),
     /// Reads the content of DATA.
     Data,
     /// Reads a chunk of BDAT.
@@ -61,6 +69,7 @@ pub(super) enum Question {
     Mail(Sender),
     Recipient(Recipient),
     Begin(Start),
+    Auth,
     /// With how many replies there must be.
     End(usize),
 }
@@ -98,6 +107,7 @@ impl Session {
             events: VecDeque::new(),
             timer: Timer::new(now),
             tally: Tally::default(),
+            security: Security::default(),
             lines: LineReader::default(),
             draining: false,
         };
@@ -129,8 +139,13 @@ impl Session {
     /// Moves in as much of `input` as the session may hold. Without copying if it holds nothing or what follows
     /// directly in the same buffer.
     pub fn receive(&mut self, input: &mut BytesMut, now: Instant) {
-        if matches!(self.phase, Phase::Closed) {
-            return input.clear();
+        match self.phase {
+            Phase::Closed => return input.clear(),
+            Phase::StartTls | Phase::Handshake if !input.is_empty() => {
+                input.clear();
+                return self.injected();
+            }
+            _ => {}
         }
         let taken = input.len().min(self.capacity().saturating_sub(self.input.len()));
         if taken == 0 {
@@ -164,7 +179,8 @@ impl Session {
                 Phase::Data => self.read_data(now),
                 Phase::Chunk { .. } => self.read_chunk(now),
                 Phase::Swallow(_) => self.swallow(now),
-                Phase::Asked(_) | Phase::Closed => return None,
+                Phase::Response(_) => self.read_response(now),
+                Phase::Asked(_) | Phase::StartTls | Phase::Handshake | Phase::Closed => return None,
             };
             match step {
                 Step::Again => {}
@@ -194,26 +210,32 @@ impl Session {
 
     /// What is to be written and flushed now.
     pub fn take_output(&mut self) -> BytesMut {
-        if matches!(self.phase, Phase::Greeting(None)) {
-            self.phase = Phase::Command;
+        match self.phase {
+            Phase::Greeting(None) => self.phase = Phase::Command,
+            Phase::StartTls => {
+                self.output.say("220 2.0.0 ready for TLS");
+                self.phase = Phase::Handshake;
+            }
+            _ => {}
         }
         self.output.take()
     }
 
     /// Whether the session takes input. While it does not, leave it in the socket: that slows the peer down.
     pub fn wants_input(&self) -> bool {
-        let reads = !matches!(self.phase, Phase::Asked(_) | Phase::Closed);
+        let reads = !matches!(self.phase, Phase::Asked(_) | Phase::StartTls | Phase::Handshake | Phase::Closed);
         reads && self.output.held_until().is_none() && self.events.is_empty() && self.input.len() < self.capacity()
     }
 
-    /// When [`expire`](Self::expire) is to be called unless something happens before; `None` during a question.
+    /// When [`expire`](Self::expire) is to be called unless something happens before; `None` during a question and a
+    /// handshake.
     pub fn deadline(&self) -> Option<Instant> {
         if let Some(held) = self.output.held_until() {
             return Some(held);
         }
         match self.phase {
             Phase::Greeting(Some(due)) => Some(due),
-            Phase::Asked(_) | Phase::Closed => None,
+            Phase::Asked(_) | Phase::StartTls | Phase::Handshake | Phase::Closed => None,
             _ => self.timer.deadline(&self.config.limits).map(|(at, _)| at),
         }
     }
@@ -224,7 +246,7 @@ impl Session {
             return self.output.release(now);
         }
         match self.phase {
-            Phase::Asked(_) | Phase::Closed => {}
+            Phase::Asked(_) | Phase::StartTls | Phase::Handshake | Phase::Closed => {}
             Phase::Greeting(Some(due)) => {
                 if due <= now {
                     self.phase = Phase::Greeting(None);
@@ -268,7 +290,7 @@ impl Session {
                 self.output.clear();
                 self.close_with(Refusal::Shutdown, CloseReason::Shutdown);
             }
-            Phase::Command if matches!(self.mailing, Mailing::None) => {
+            Phase::Command | Phase::Response(_) if matches!(self.mailing, Mailing::None) => {
                 self.close_with(Refusal::Shutdown, CloseReason::Shutdown);
             }
             _ => {}
@@ -298,6 +320,10 @@ impl Session {
             Line::Overlong => {
                 self.timer.command();
                 self.refuse_for(Refusal::CommandLine, now);
+            }
+            Line::OverlongAuth => {
+                self.timer.command();
+                self.refuse_for(Refusal::AuthLine, now);
             }
             Line::Endless => {
                 self.close_with(Refusal::CommandLine, CloseReason::Discard);

@@ -115,6 +115,9 @@ impl Session {
 
     /// Why a chunk cannot be taken before it is looked at.
     fn chunk_refusal(&self, chunk: Chunk) -> Option<Refusal> {
+        if self.lacks_tls() {
+            return Some(Refusal::TlsFirst);
+        }
         if self.hello.is_some() && !self.pipelines() {
             return Some(Refusal::ChunkWithoutEhlo);
         }
@@ -236,8 +239,19 @@ impl Session {
         match (transfer.transaction, &self.hello, transfer.inspector.verdict()) {
             (Some(transaction), Some(hello), None) => {
                 let dialect = self.peer.dialect.unwrap_or(hello.dialect);
-                let protocol = dialect.transfer_protocol(transaction.sender.parameters.utf8);
-                let finished = Finished { transaction, content, hello: hello.clone(), protocol };
+                let protocol = dialect.transfer_protocol(
+                    transaction.sender.parameters.utf8,
+                    self.tls().is_some(),
+                    self.is_authenticated(),
+                );
+                let finished = Finished {
+                    transaction,
+                    content,
+                    hello: hello.clone(),
+                    protocol,
+                    tls: self.tls().cloned(),
+                    account: self.account().map(str::to_owned),
+                };
                 self.ask(Question::End(times), Event::End(Box::new(finished)));
             }
             // The transaction is gone exactly when there is a verdict, and there is none without a greeting.
@@ -259,6 +273,9 @@ impl Session {
                 let missing = || Reply::new(451, EnhancedCode::new(4, 3, 0), "not taken, try again");
                 answers.resize_with(replies, missing);
                 answers
+            }
+            Answer::Challenge(_) | Answer::Authenticated { .. } => {
+                vec![Reply::new(451, EnhancedCode::new(4, 3, 0), "internal error, try again"); replies]
             }
         };
         answers.iter().for_each(|reply| self.output.reply(reply));

@@ -184,7 +184,9 @@ impl Run {
                 self.closed = Some(reason);
                 None
             }
+            Event::Auth { .. } | Event::AuthResponse(_) => Some(self.answer("auth", "*")),
             Event::Hello(_) | Event::Refused(_) => None,
+            Event::StartTls | Event::AuthCancelled | Event::Authenticated(_) => None,
         }
     }
 

@@ -99,6 +99,8 @@ fn a_transaction_is_told_whole() {
         content: ContentFacts { size: 20, header: 15, hops: 1, eight_bit: true, eight_bit_header: false },
         hello: Hello { name: "client.example".into(), dialect: Dialect::Esmtp },
         protocol: TransferProtocol::Utf8Smtp,
+        tls: None,
+        account: None,
     };
     assert_eq!(*finished, expected);
     assert_eq!(finished.transaction.recipients, [recipient]);

@@ -45,7 +45,7 @@ impl Driver {
             errors_undelayed: u32::MAX - 1,
             ..Limits::default()
         };
-        let config = Config { hostname: Domain::parse("mx.example.org").unwrap(), protocol, endings, limits };
+        let config = Config { protocol, endings, limits, ..Config::new(Domain::parse("mx.example.org").unwrap()) };
         let mut peer = Peer::new("192.0.2.7:40000".parse().unwrap(), "192.0.2.1:25".parse().unwrap());
         peer.may_xclient = true;
         let now = Instant::now();
