@@ -65,17 +65,24 @@ pub struct RealFiles {
 impl RealFiles {
     /// Opens the folder, and makes it if need be (readable to its owner only).
     pub fn open(path: impl AsRef<Path>) -> Result<Arc<Self>, OpenError> {
-        let path = path.as_ref().to_path_buf();
+        Self::open_beside(path.as_ref(), "lock")
+    }
+
+    /// As [`RealFiles::open`], for one of several parts of the store that share the folder, each with a lock of its own.
+    pub(crate) fn open_beside(path: &Path, lock_name: &str) -> Result<Arc<Self>, OpenError> {
+        let path = path.to_path_buf();
         let at = path.display();
         make_folder(&path).map_err(OpenError::files(format!("make the folder {at}")))?;
         make_folder(&path.join("quarantine")).map_err(OpenError::files(format!("make the folder {at}/quarantine")))?;
         let folder = fs::File::open(&path).map_err(OpenError::files(format!("open the folder {at}")))?;
-        let lock = fs::File::options().create(true).append(true).open(path.join("lock"));
-        let lock = lock.map_err(OpenError::files(format!("open {at}/lock")))?;
+        let lock = fs::File::options().create(true).append(true).open(path.join(lock_name));
+        let lock = lock.map_err(OpenError::files(format!("open {at}/{lock_name}")))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => return Err(OpenError::InUse(at.to_string())),
-            Err(fs::TryLockError::Error(error)) => return Err(OpenError::files(format!("lock {at}/lock"))(error)),
+            Err(fs::TryLockError::Error(error)) => {
+                return Err(OpenError::files(format!("lock {at}/{lock_name}"))(error));
+            }
         }
         Ok(Arc::new(Self { folder, _lock: lock, path }))
     }

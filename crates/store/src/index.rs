@@ -432,12 +432,12 @@ fn decode<'a, T: Deserialize<'a>>(octets: &'a [u8]) -> Result<T, redb::Error> {
     postcard::from_bytes(octets).map_err(|error| redb::Error::Corrupted(error.to_string()))
 }
 
-fn io_error(error: std::io::Error) -> IndexError {
+pub(crate) fn io_error(error: std::io::Error) -> IndexError {
     IndexError::Io(error.to_string())
 }
 
 /// Runs a call of the database. Broken pages may make it panic; that is a broken index, not the end of the server.
-fn guarded<T>(call: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, IndexError> {
+pub(crate) fn guarded<T>(call: impl FnOnce() -> Result<T, redb::Error>) -> Result<T, IndexError> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(result) => result.map_err(|error| match error {
             redb::Error::Io(error) if !is_broken(&error) => IndexError::Io(error.to_string()),

@@ -5,6 +5,8 @@
 //! changed since the last checkpoint, in a table on disk what survived it; it can be thrown away and built anew from the
 //! log. `docs/internals/store.md` describes the formats, the states of a message and the rules of failure.
 //!
+//! [`Tables`] are small records of other rooms beside it: policies, bans, counts.
+//!
 //! [`Store`] is the asynchronous face over two threads; below it the engine is synchronous and thread-free, over the seam
 //! [`Files`], so that a simulation can run it against a disk that loses power.
 
@@ -38,6 +40,7 @@ mod scan;
 mod segments;
 mod state;
 mod store;
+mod tables;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]
@@ -54,3 +57,4 @@ pub use message::{
 pub use metrics::Metrics;
 pub use options::Options;
 pub use store::{Status, Store};
+pub use tables::{Table, Tables, TablesError};

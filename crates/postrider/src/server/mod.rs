@@ -62,6 +62,9 @@ pub enum ServeError {
     #[error("cannot open the store: {0}")]
     Store(#[from] store::OpenError),
     /// See the inner error.
+    #[error("cannot open the store's tables: {0}")]
+    Tables(#[from] store::TablesError),
+    /// See the inner error.
     #[error("cannot look up names: {0}")]
     Dns(#[from] dns::SetupError),
     /// The system refused something.

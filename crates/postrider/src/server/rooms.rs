@@ -10,7 +10,7 @@ use futures_util::FutureExt;
 use mail::{Assignment, AttemptReport, Clock, Fault, Randomness, SystemClock, Target};
 use queue::{Grant, Queue};
 use reception::{QueueIntake, Reception};
-use store::{RealFiles, Store};
+use store::{RealFiles, Store, Tables};
 use tokio::task::JoinSet;
 use tracing::{error, info};
 
@@ -26,6 +26,7 @@ pub const CONTROL_SOCKET: &str = "control";
 /// All of them.
 pub struct Rooms {
     pub(super) store: Store,
+    pub(super) tables: Tables,
     pub(super) queue: Queue,
     pub(super) deliverer: Deliverer,
     pub(super) reception: Reception,
@@ -44,6 +45,7 @@ impl Rooms {
         let randomness = Randomness::from_system();
         let store_metrics = store::Metrics::register(meters.registry());
         let store = open_store(configuration, &clock, &randomness, store_metrics).await?;
+        let tables = open_tables(configuration).await?;
         let dns_metrics = dns::Metrics::register(meters.registry());
         let resolver = dns::Resolver::new(configuration.dns.to_settings(), Arc::clone(&clock), dns_metrics)?;
         let resolver: Arc<dyn dns::Resolve> = Arc::new(resolver);
@@ -67,7 +69,7 @@ impl Rooms {
         });
         intake.open(QueueIntake::new(queue.clone()));
         let loaded = Arc::new(RwLock::new(Arc::new(loaded)));
-        Ok(Self { store, queue, deliverer, reception, handed, source, loaded, meters: Arc::new(meters) })
+        Ok(Self { store, tables, queue, deliverer, reception, handed, source, loaded, meters: Arc::new(meters) })
     }
 
     /// The configuration in force.
@@ -115,6 +117,7 @@ impl Rooms {
         let (drained, ()) = tokio::join!(self.reception.drain(limit), self.quiet(limit));
         info!(sessions = drained.open, cut = drained.cut, "no more sessions");
         self.store.close().await;
+        self.tables.close().await;
     }
 
     /// No more deliveries; waits for those under way.
@@ -140,6 +143,15 @@ async fn open_store(
     match opening.await {
         Ok(result) => Ok(result?),
         Err(_) => Err(ServeError::Broken("the opening of the store")),
+    }
+}
+
+/// After the store, which may have to make the folder and says so better if it cannot.
+async fn open_tables(configuration: &crate::config::Configuration) -> Result<Tables, ServeError> {
+    let path = configuration.store.path.clone();
+    match tokio::task::spawn_blocking(move || Tables::open(&path)).await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(ServeError::Broken("the opening of the tables")),
     }
 }
 
