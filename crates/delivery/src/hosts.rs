@@ -66,7 +66,7 @@ impl Hosts {
                     self.ready.push_back(Candidate { host, endpoint: Endpoint::Unix(path), from: None });
                 }
                 TargetHost::Name { name, port, .. } => match resolver.addresses(&name).await {
-                    Ok(addresses) => self.offer(name.as_str(), addresses, port, fault),
+                    Ok(addresses) => self.offer(name.as_str(), addresses.ips, port, fault),
                     Err(error) => note(fault, error.fault(&name)),
                 },
             }

@@ -7,7 +7,7 @@ use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use mail::Domain;
 
-use crate::{LookupError, MAX_ALIASES, MAX_RECORDS, MxAnswer, MxRecord};
+use crate::{LookupError, MAX_ALIASES, MAX_RECORDS, MxAnswer, MxRecord, TlsaRecord};
 
 /// The kinds of records that are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -18,6 +18,12 @@ pub enum Kind {
     A,
     /// IPv6 addresses.
     Aaaa,
+    /// Which certificates a service has.
+    Tlsa,
+    /// Texts.
+    Txt,
+    /// The alias itself.
+    Cname,
 }
 
 impl Kind {
@@ -26,6 +32,9 @@ impl Kind {
             Kind::Mx => RecordType::MX,
             Kind::A => RecordType::A,
             Kind::Aaaa => RecordType::AAAA,
+            Kind::Tlsa => RecordType::TLSA,
+            Kind::Txt => RecordType::TXT,
+            Kind::Cname => RecordType::CNAME,
         }
     }
 }
@@ -35,12 +44,17 @@ impl Kind {
 pub(crate) enum Records {
     Mx(MxAnswer),
     Addresses(Arc<[IpAddr]>),
+    Tlsa(Arc<[TlsaRecord]>),
+    Txt(Arc<[Vec<u8>]>),
+    Alias,
 }
 
 /// The parts of an answer that count.
 pub(crate) struct Response {
     pub(crate) code: ResponseCode,
     pub(crate) answers: Vec<Record>,
+    /// Whether DNSSEC vouches for all of the answers.
+    pub(crate) secure: bool,
     /// The negative TTL in seconds, if the answer has an SOA record (RFC 2308 §5).
     pub(crate) negative_ttl: Option<u32>,
 }
@@ -49,7 +63,7 @@ pub(crate) struct Response {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// It has the records.
-    Found { records: Records, ttl: u32 },
+    Found { records: Records, ttl: u32, at: Name },
     /// It is a final no. Without a TTL it is not to be kept.
     Nothing { error: LookupError, ttl: Option<u32> },
     /// It has only aliases: ask for this name.
@@ -68,7 +82,7 @@ pub(crate) fn read(response: &Response, name: &Name, kind: Kind) -> Step {
         let found: Vec<&Record> = here().filter(|record| record.record_type() == wanted).collect();
         if !found.is_empty() {
             let ttl = found.iter().map(|record| bounded(record.ttl)).fold(ttl, u32::min);
-            return Step::Found { records: records(kind, &found), ttl };
+            return Step::Found { records: records(kind, &found), ttl, at: at.clone() };
         }
         let Some((target, alias_ttl)) = here().find_map(alias) else {
             return no_records(response, at, ttl, followed);
@@ -108,7 +122,26 @@ fn records(kind: Kind, found: &[&Record]) -> Records {
     match kind {
         Kind::Mx => Records::Mx(mx(found)),
         Kind::A | Kind::Aaaa => Records::Addresses(found.iter().filter_map(address).take(MAX_RECORDS).collect()),
+        Kind::Tlsa => Records::Tlsa(found.iter().filter_map(tlsa).take(MAX_RECORDS).collect()),
+        Kind::Txt => Records::Txt(found.iter().filter_map(text).take(MAX_RECORDS).collect()),
+        Kind::Cname => Records::Alias,
     }
+}
+
+fn tlsa(record: &&Record) -> Option<TlsaRecord> {
+    let RData::TLSA(tlsa) = &record.data else { return None };
+    Some(TlsaRecord {
+        usage: tlsa.cert_usage.into(),
+        selector: tlsa.selector.into(),
+        matching: tlsa.matching.into(),
+        data: tlsa.cert_data.as_slice().into(),
+    })
+}
+
+/// RFC 7208 §3.3, RFC 8461 §3.1: the strings of a record are one text.
+fn text(record: &&Record) -> Option<Vec<u8>> {
+    let RData::TXT(text) = &record.data else { return None };
+    Some(text.txt_data.concat())
 }
 
 fn address(record: &&Record) -> Option<IpAddr> {
@@ -165,7 +198,7 @@ mod tests {
     }
 
     fn response(answers: Vec<Record>) -> Response {
-        Response { code: ResponseCode::NoError, answers, negative_ttl: None }
+        Response { code: ResponseCode::NoError, answers, secure: false, negative_ttl: None }
     }
 
     fn read_a(response: &Response) -> Step {

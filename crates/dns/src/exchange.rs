@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use mail::{Domain, EnhancedCode, Fault, Host, Randomness};
 
-use crate::{LookupError, MxAnswer, MxRecord, Resolve};
+use crate::{Addresses, LookupError, MxAnswer, MxRecord, Resolve};
 
 /// The most hosts that [`exchanges`] gives.
 pub const MAX_EXCHANGES: usize = 50;
@@ -109,13 +109,13 @@ pub async fn exchanges(resolve: &dyn Resolve, host: &Host, ours: &Ourselves) -> 
         Host::Literal(_) => return Ok(vec![Exchange { host: host.clone(), preference: 0 }]),
         Host::Domain(domain) => domain,
     };
-    match resolve.mx(domain).await {
+    match resolve.mx(domain).await.map(|answer| answer.found) {
         Ok(MxAnswer::Null) => Err(NoExchange::NullMx(domain.clone())),
         Ok(MxAnswer::Hosts(records)) => by_mx(resolve, domain, &records, ours).await,
         // RFC 5321 §5.1: the address records count only if there is no MX record at all.
         Err(LookupError::NoRecords) => by_address(resolve, domain, ours).await,
         Err(LookupError::NoSuchDomain) => Err(NoExchange::NoSuchDomain(domain.clone())),
-        Err(LookupError::Temporary { why }) => Err(NoExchange::Temporary { domain: domain.clone(), why }),
+        Err(LookupError::Temporary { why, .. }) => Err(NoExchange::Temporary { domain: domain.clone(), why }),
     }
 }
 
@@ -130,9 +130,9 @@ pub fn shuffle_equal(exchanges: &mut [Exchange], randomness: &Randomness) {
 async fn by_address(resolve: &dyn Resolve, domain: &Domain, ours: &Ourselves) -> Result<Vec<Exchange>, NoExchange> {
     let host = Host::Domain(domain.clone());
     match resolve.addresses(domain).await {
-        Ok(addresses) if ours.is_named(domain) || ours.is_at(&addresses) => Err(NoExchange::Loop(host)),
+        Ok(addresses) if ours.is_named(domain) || ours.is_at(&addresses.ips) => Err(NoExchange::Loop(host)),
         Ok(_) => Ok(vec![Exchange { host, preference: 0 }]),
-        Err(LookupError::Temporary { why }) => Err(NoExchange::Temporary { domain: domain.clone(), why }),
+        Err(LookupError::Temporary { why, .. }) => Err(NoExchange::Temporary { domain: domain.clone(), why }),
         Err(LookupError::NoSuchDomain | LookupError::NoRecords) => Err(NoExchange::NoMailHost(domain.clone())),
     }
 }
@@ -185,7 +185,7 @@ async fn cut_by_address(
     if !records.is_empty() && dead == records.len() {
         return Err(NoExchange::NoAddress(domain.clone()));
     }
-    let is_own = |found: &Result<Vec<IpAddr>, _>| found.as_ref().is_ok_and(|addresses| ours.is_at(addresses));
+    let is_own = |found: &Result<Addresses, _>| found.as_ref().is_ok_and(|addresses| ours.is_at(&addresses.ips));
     let own = found.iter().filter(|(_, found)| is_own(found)).map(|(preference, _)| *preference).min();
     if let Some(own) = own {
         records.retain(|record| record.preference < own);

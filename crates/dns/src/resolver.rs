@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use hickory_resolver::proto::rr::Name;
+use hickory_resolver::proto::rr::{Name, RecordType};
 use mail::{Clock, Domain};
 use moka::sync::Cache;
 use tokio::sync::Semaphore;
@@ -15,13 +15,15 @@ use crate::answer::{self, Kind, Records, Step};
 use crate::flight::Flights;
 use crate::metrics::{End, Metrics};
 use crate::upstream::{Servers, SetupError, Upstream};
-use crate::{LookupError, MAX_ALIASES, MxAnswer, Resolve};
+use crate::{Addresses, Alias, Answer, Dnssec, LookUp, LookupError, MAX_ALIASES, MxAnswer, Probe, Resolve, TlsaRecord};
 
 /// How to look names up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Whom to ask.
     pub servers: Servers,
+    /// Whose word on DNSSEC is taken. That of servers at loopback addresses.
+    pub dnssec: Dnssec,
     /// How long to wait for one server's answer to one question, repetitions included. 5 s.
     pub timeout: Duration,
     /// How often to go through the list of servers. 2; at least 1.
@@ -43,6 +45,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             servers: Servers::System,
+            dnssec: Dnssec::Auto,
             timeout: Duration::from_secs(5),
             attempts: 2,
             total: Duration::from_secs(30),
@@ -62,13 +65,22 @@ struct Inner {
     upstream: Upstream,
     places: Semaphore,
     cache: Cache<Question, Kept>,
-    flights: Flights<Question, Answer>,
+    flights: Flights<Question, Found>,
     settings: Settings,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
 }
 
-type Answer = Result<Records, LookupError>;
+type Found = Result<Known, LookupError>;
+
+/// What is known of a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Known {
+    records: Records,
+    secure: bool,
+    /// Where its aliases lead, if that is a host name.
+    alias: Option<Domain>,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Question {
@@ -78,7 +90,7 @@ struct Question {
 
 #[derive(Clone)]
 struct Kept {
-    answer: Answer,
+    answer: Found,
     until: Instant,
 }
 
@@ -88,7 +100,7 @@ impl Resolver {
     /// Look-ups must run on a tokio runtime with I/O and time.
     pub fn new(settings: Settings, clock: Arc<dyn Clock>, metrics: Metrics) -> Result<Self, SetupError> {
         let parallel = settings.parallel.clamp(1, Semaphore::MAX_PERMITS);
-        let upstream = Upstream::new(&settings.servers, settings.timeout, settings.attempts, parallel)?;
+        let upstream = Upstream::new(&settings, parallel)?;
         let cache = Cache::builder().max_capacity(settings.cache_memory).weigher(weight).build();
         Ok(Self(Arc::new(Inner {
             upstream,
@@ -101,7 +113,19 @@ impl Resolver {
         })))
     }
 
-    async fn look_up(&self, name: &Domain, kind: Kind) -> Answer {
+    /// Asks whether the servers validate: the root zone is signed, and every resolver knows its SOA record.
+    pub async fn probe(&self) -> Probe {
+        if !self.0.upstream.believes() {
+            return Probe::Off;
+        }
+        match self.0.upstream.ask(&Name::root(), RecordType::SOA).await {
+            Ok(response) if response.secure => Probe::Validates,
+            Ok(_) => Probe::DoesNotValidate,
+            Err(error) => Probe::Unknown(error),
+        }
+    }
+
+    async fn look_up(&self, name: &Domain, kind: Kind) -> Found {
         let question = Question { name: name.clone(), kind };
         if let Some(answer) = special(&question) {
             return answer;
@@ -116,37 +140,69 @@ impl Resolver {
 }
 
 impl Resolve for Resolver {
-    fn mx<'a>(&'a self, name: &'a Domain) -> BoxFuture<'a, Result<MxAnswer, LookupError>> {
+    fn mx<'a>(&'a self, name: &'a Domain) -> LookUp<'a, MxAnswer> {
         async move {
             match self.look_up(name, Kind::Mx).await? {
-                Records::Mx(answer) => Ok(answer),
-                Records::Addresses(_) => Err(LookupError::NoRecords),
+                Known { records: Records::Mx(found), secure, .. } => Ok(Answer { found, secure }),
+                _ => Err(LookupError::NoRecords),
             }
         }
         .boxed()
     }
 
-    fn addresses<'a>(&'a self, name: &'a Domain) -> BoxFuture<'a, Result<Vec<IpAddr>, LookupError>> {
+    fn addresses<'a>(&'a self, name: &'a Domain) -> BoxFuture<'a, Result<Addresses, LookupError>> {
         async move {
             let (v6, v4) = tokio::join!(self.look_up(name, Kind::Aaaa), self.look_up(name, Kind::A));
-            both(v6, v4)
+            let mut addresses = both(v6, v4)?;
+            if let Some(alias) = &mut addresses.alias
+                && self.0.upstream.believes()
+                && !addresses.secure
+            {
+                let link = self.look_up(name, Kind::Cname).await;
+                alias.secure = link.is_ok_and(|known| known.secure);
+            }
+            Ok(addresses)
+        }
+        .boxed()
+    }
+
+    fn tlsa<'a>(&'a self, name: &'a Domain) -> LookUp<'a, Arc<[TlsaRecord]>> {
+        async move {
+            match self.look_up(name, Kind::Tlsa).await? {
+                Known { records: Records::Tlsa(found), secure, .. } => Ok(Answer { found, secure }),
+                _ => Err(LookupError::NoRecords),
+            }
+        }
+        .boxed()
+    }
+
+    fn txt<'a>(&'a self, name: &'a Domain) -> LookUp<'a, Arc<[Vec<u8>]>> {
+        async move {
+            match self.look_up(name, Kind::Txt).await? {
+                Known { records: Records::Txt(found), secure, .. } => Ok(Answer { found, secure }),
+                _ => Err(LookupError::NoRecords),
+            }
         }
         .boxed()
     }
 }
 
 /// The addresses of both families. What one family has counts whatever happened to the other; a no needs both.
-fn both(v6: Answer, v4: Answer) -> Result<Vec<IpAddr>, LookupError> {
-    let mut all = Vec::new();
+fn both(v6: Found, v4: Found) -> Result<Addresses, LookupError> {
+    let mut all = Addresses { secure: true, ..Addresses::default() };
     let mut errors = Vec::new();
     for answer in [v6, v4] {
         match answer {
-            Ok(Records::Addresses(addresses)) => all.extend_from_slice(&addresses),
-            Ok(Records::Mx(_)) => {}
+            Ok(Known { records: Records::Addresses(ips), secure, alias }) => {
+                all.ips.extend_from_slice(&ips);
+                all.secure &= secure;
+                all.alias = alias.map(|to| Alias { to, secure }).or(all.alias);
+            }
+            Ok(_) => {}
             Err(error) => errors.push(error),
         }
     }
-    if !all.is_empty() {
+    if !all.ips.is_empty() {
         return Ok(all);
     }
     let temporary = errors.iter().find(|error| error.is_temporary());
@@ -159,25 +215,26 @@ fn both(v6: Answer, v4: Answer) -> Result<Vec<IpAddr>, LookupError> {
 }
 
 /// Names that no name server may be asked for (RFC 6761 §6.3, §6.4; RFC 7686 §2).
-fn special(question: &Question) -> Option<Answer> {
+fn special(question: &Question) -> Option<Found> {
     let last = question.name.labels().next_back()?;
+    let here = |ip: IpAddr| Known { records: Records::Addresses([ip].into()), secure: false, alias: None };
     match (last, question.kind) {
-        ("localhost", Kind::Mx) => Some(Err(LookupError::NoRecords)),
-        ("localhost", Kind::A) => Some(Ok(Records::Addresses([Ipv4Addr::LOCALHOST.into()].into()))),
-        ("localhost", Kind::Aaaa) => Some(Ok(Records::Addresses([Ipv6Addr::LOCALHOST.into()].into()))),
+        ("localhost", Kind::A) => Some(Ok(here(Ipv4Addr::LOCALHOST.into()))),
+        ("localhost", Kind::Aaaa) => Some(Ok(here(Ipv6Addr::LOCALHOST.into()))),
+        ("localhost", _) => Some(Err(LookupError::NoRecords)),
         ("invalid" | "onion", _) => Some(Err(LookupError::NoSuchDomain)),
         _ => None,
     }
 }
 
 impl Inner {
-    fn kept(&self, question: &Question) -> Option<Answer> {
+    fn kept(&self, question: &Question) -> Option<Found> {
         let kept = self.cache.get(question)?;
         if self.clock.instant() < kept.until { Some(kept.answer) } else { None }
     }
 
     /// One look-up from the wait for a place to the entry in the memory.
-    async fn fly(self: Arc<Self>, question: Question) -> Answer {
+    async fn fly(self: Arc<Self>, question: Question) -> Found {
         let asked = tokio::time::timeout(self.settings.total, self.ask(&question)).await;
         let (answer, ttl) = asked.unwrap_or_else(|_| {
             let why = format!("no answer within {} s", self.settings.total.as_secs());
@@ -197,21 +254,26 @@ impl Inner {
     }
 
     /// The answer and its TTL in seconds, if it may be kept at all.
-    async fn ask(&self, question: &Question) -> (Answer, Option<u32>) {
+    async fn ask(&self, question: &Question) -> (Found, Option<u32>) {
         let _running = Running::new(&self.metrics);
         // The places are never closed; were they, the look-up would merely not wait.
         let _place = self.places.acquire().await.ok();
         let Ok(mut name) = Name::from_ascii(format!("{}.", question.name)) else {
             return (Err(LookupError::NoSuchDomain), None);
         };
-        let (mut lowest, mut aliases) = (u32::MAX, 0);
+        let asked = name.clone();
+        let (mut lowest, mut aliases, mut secure) = (u32::MAX, 0, true);
         while aliases <= MAX_ALIASES {
             let response = match self.upstream.ask(&name, question.kind.record_type()).await {
                 Ok(response) => response,
                 Err(error) => return (Err(error), None),
             };
+            secure &= response.secure;
             match answer::read(&response, &name, question.kind) {
-                Step::Found { records, ttl } => return (Ok(records), Some(ttl.min(lowest))),
+                Step::Found { records, ttl, at } => {
+                    let alias = if at == asked { None } else { Domain::parse(&at.to_ascii()).ok() };
+                    return (Ok(Known { records, secure, alias }), Some(ttl.min(lowest)));
+                }
                 Step::Nothing { error, ttl } => return (Err(error), ttl.map(|ttl| ttl.min(lowest))),
                 Step::Astray { why } => return (Err(LookupError::temporary(why)), None),
                 Step::Alias { to, ttl, followed } => {
@@ -243,10 +305,14 @@ impl Drop for Running<'_> {
 fn weight(question: &Question, kept: &Kept) -> u32 {
     const ENTRY: usize = 250;
     const RECORD: usize = 32;
-    let records = match &kept.answer {
+    let records = match kept.answer.as_ref().map(|known| &known.records) {
         Ok(Records::Mx(MxAnswer::Hosts(hosts))) => hosts.iter().map(|mx| RECORD + mx.host.as_str().len()).sum(),
         Ok(Records::Addresses(addresses)) => addresses.len() * size_of::<IpAddr>(),
-        Ok(Records::Mx(MxAnswer::Null)) | Err(_) => 0,
+        Ok(Records::Tlsa(records)) => records.iter().map(|record| RECORD + record.data.len()).sum(),
+        Ok(Records::Txt(texts)) => texts.iter().map(|text| RECORD + text.len()).sum(),
+        Ok(Records::Mx(MxAnswer::Null) | Records::Alias) | Err(_) => 0,
     };
-    u32::try_from(ENTRY + question.name.as_str().len() + records).unwrap_or(u32::MAX)
+    let alias = kept.answer.as_ref().ok().and_then(|known| known.alias.as_ref());
+    let alias = alias.map_or(0, |alias| alias.as_str().len());
+    u32::try_from(ENTRY + question.name.as_str().len() + alias + records).unwrap_or(u32::MAX)
 }

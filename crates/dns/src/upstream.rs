@@ -16,12 +16,12 @@ use hickory_resolver::config::{NameServerConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::xfer::DnsHandle;
 use hickory_resolver::net::{DnsError, NetError, NoRecords};
-use hickory_resolver::proto::op::{DnsRequestOptions, DnsResponse, Query, ResponseCode};
+use hickory_resolver::proto::op::{DnsRequest, DnsRequestOptions, DnsResponse, Query, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RecordType};
 use hickory_resolver::{NameServerPool, PoolContext, TlsConfig};
 
-use crate::LookupError;
 use crate::answer::Response;
+use crate::{LookupError, Settings};
 
 /// Which recursive name servers to ask.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,6 +44,12 @@ pub enum SetupError {
     /// The list is empty.
     #[error("the list of name servers is empty; list at least one, or leave it out to use the system's")]
     NoServers,
+    /// A server whose word on DNSSEC was to be taken is somewhere else.
+    #[error(
+        "the name server {0} is not at a loopback address: on the way from there anybody could claim that an answer is \
+         secure; run a validating resolver (unbound, knot-resolver) on this machine, or leave `dnssec = \"trust\"` out"
+    )]
+    Remote(SocketAddr),
 }
 
 /// The servers, and which of them answered last.
@@ -51,6 +57,8 @@ pub(crate) struct Upstream {
     servers: Vec<Server>,
     rounds: u32,
     first: AtomicUsize,
+    /// Whether the servers' word on DNSSEC is taken.
+    believes: bool,
 }
 
 struct Server {
@@ -60,16 +68,23 @@ struct Server {
 
 impl Upstream {
     /// Reads the system's configuration where it is wanted; sends nothing.
-    pub(crate) fn new(servers: &Servers, timeout: Duration, rounds: u32, parallel: usize) -> Result<Self, SetupError> {
-        let configs = match servers {
+    pub(crate) fn new(settings: &Settings, parallel: usize) -> Result<Self, SetupError> {
+        let configs = match &settings.servers {
             Servers::System => system()?,
             Servers::Listed(addresses) if addresses.is_empty() => return Err(SetupError::NoServers),
             Servers::Listed(addresses) => addresses.iter().copied().map(listed).collect(),
         };
         let servers: Result<_, NetError> =
-            configs.into_iter().map(|config| Server::new(config, timeout, parallel)).collect();
-        let servers = servers.map_err(|error| SetupError::System(io::Error::other(error)))?;
-        Ok(Self { servers, rounds: rounds.max(1), first: AtomicUsize::new(0) })
+            configs.into_iter().map(|config| Server::new(config, settings.timeout, parallel)).collect();
+        let servers: Vec<Server> = servers.map_err(|error| SetupError::System(io::Error::other(error)))?;
+        let addresses = servers.iter().map(|server| server.address);
+        let believes = settings.dnssec.believes(addresses).map_err(SetupError::Remote)?;
+        Ok(Self { servers, rounds: settings.attempts.max(1), first: AtomicUsize::new(0), believes })
+    }
+
+    /// Whether the servers' word on DNSSEC is taken.
+    pub(crate) fn believes(&self) -> bool {
+        self.believes
     }
 
     /// Asks until a server answers yes or no. Everything else is temporary.
@@ -77,22 +92,31 @@ impl Upstream {
     /// The server that answered last is asked first, so that a dead one costs its time only once.
     pub(crate) async fn ask(&self, name: &Name, record_type: RecordType) -> Result<Response, LookupError> {
         let (count, first) = (self.servers.len(), self.first.load(Ordering::Relaxed));
-        let mut last = LookupError::temporary("there is no name server to ask");
+        let (mut last, mut failing) = (LookupError::temporary("there is no name server to ask"), None);
         for turn in 0..count * self.rounds as usize {
             let at = (first + turn) % count;
             let server = &self.servers[at];
             match server.ask(name, record_type).await {
-                Ok(response) => {
+                Ok(mut response) => {
                     self.first.store(at, Ordering::Relaxed);
+                    response.secure &= self.believes;
                     return Ok(response);
                 }
                 Err(why) => {
                     tracing::debug!(server = %server.address, %name, %record_type, %why, "name server gave no answer");
+                    if matches!(why, Trouble::Code(ResponseCode::ServFail)) {
+                        failing = Some(server);
+                    }
                     last = LookupError::temporary(format!("name server {}: {why}", server.address));
                 }
             }
         }
-        Err(last)
+        match failing.filter(|_| self.believes) {
+            Some(server) if server.doubts(name, record_type).await => {
+                Err(LookupError::bogus(format!("name server {}: the answer is bogus (DNSSEC)", server.address)))
+            }
+            _ => Err(last),
+        }
     }
 }
 
@@ -124,52 +148,89 @@ impl Server {
         Ok(Self { address, pool: NameServerPool::from_config([config], context, TokioRuntimeProvider::default()) })
     }
 
-    /// One question to one server, with the text of what went wrong.
-    async fn ask(&self, name: &Name, record_type: RecordType) -> Result<Response, String> {
-        let answer = match self.send(name, record_type, true).await {
+    /// One question to one server.
+    async fn ask(&self, name: &Name, record_type: RecordType) -> Result<Response, Trouble> {
+        let answer = match self.send(name, record_type, Ask::Extended).await {
             // RFC 6891 §7: a server that does not know EDNS answers so; most would still answer without it.
             Err(NetError::Dns(DnsError::ResponseCode(ResponseCode::FormErr | ResponseCode::NotImp))) => {
-                self.send(name, record_type, false).await
+                self.send(name, record_type, Ask::Plain).await
             }
             answer => answer,
         };
         match answer {
             Ok(message) => whole(message),
             Err(NetError::Dns(DnsError::NoRecordsFound(none))) => empty(none),
-            Err(NetError::Dns(DnsError::ResponseCode(code))) => Err(code.to_string()),
-            Err(NetError::Timeout) => Err("no answer in time".to_owned()),
-            Err(error) => Err(error.to_string()),
+            Err(NetError::Dns(DnsError::ResponseCode(code))) => Err(Trouble::Code(code)),
+            Err(NetError::Timeout) => Err(Trouble::Other("no answer in time".to_owned())),
+            Err(error) => Err(Trouble::Other(error.to_string())),
         }
     }
 
-    async fn send(&self, name: &Name, record_type: RecordType, edns: bool) -> Result<DnsResponse, NetError> {
+    /// Whether a server that gave no answer has one that it holds for forged (RFC 4035 §3.2.2: CD asks for it as it is).
+    async fn doubts(&self, name: &Name, record_type: RecordType) -> bool {
+        match self.send(name, record_type, Ask::Unchecked).await {
+            Ok(message) => matches!(message.response_code, ResponseCode::NoError | ResponseCode::NXDomain),
+            Err(NetError::Dns(DnsError::NoRecordsFound(_))) => true,
+            Err(_) => false,
+        }
+    }
+
+    async fn send(&self, name: &Name, record_type: RecordType, ask: Ask) -> Result<DnsResponse, NetError> {
         let mut options = DnsRequestOptions::default();
-        options.use_edns = edns;
-        let mut answers = self.pool.lookup(Query::query(name.clone(), record_type), options);
+        options.use_edns = ask != Ask::Plain;
+        let mut request = DnsRequest::from_query(Query::query(name.clone(), record_type), options);
+        // RFC 6840 §5.7: asks for the AD bit without all the signatures.
+        request.metadata.authentic_data = true;
+        request.metadata.checking_disabled = ask == Ask::Unchecked;
+        let mut answers = self.pool.send(request);
         answers.next().await.unwrap_or(Err(NetError::NoConnections))
     }
 }
 
-fn whole(message: DnsResponse) -> Result<Response, String> {
+/// How a question is put.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ask {
+    /// With EDNS.
+    Extended,
+    /// Without.
+    Plain,
+    /// With EDNS, for an answer that was not validated.
+    Unchecked,
+}
+
+/// Why a server gave no answer.
+#[derive(Debug, thiserror::Error)]
+enum Trouble {
+    /// It says so.
+    #[error("{0}")]
+    Code(ResponseCode),
+    /// In words.
+    #[error("{0}")]
+    Other(String),
+}
+
+fn whole(message: DnsResponse) -> Result<Response, Trouble> {
     let (code, negative_ttl) = (message.response_code, message.negative_ttl());
     match code {
         ResponseCode::NoError | ResponseCode::NXDomain => {
-            Ok(Response { code, answers: message.into_message().answers, negative_ttl })
+            let secure = message.authentic_data;
+            Ok(Response { code, answers: message.into_message().answers, secure, negative_ttl })
         }
-        code => Err(code.to_string()),
+        code => Err(Trouble::Code(code)),
     }
 }
 
-fn empty(none: NoRecords) -> Result<Response, String> {
+fn empty(none: NoRecords) -> Result<Response, Trouble> {
     let code = none.response_code;
     // RFC 2308 §2.2: other servers' names without an SOA record are a referral, not a no.
     if code == ResponseCode::NoError && none.soa.is_none() && none.ns.is_some() {
-        return Err("it refers to other servers instead of asking them (no recursion)".to_owned());
+        let why = "it refers to other servers instead of asking them (no recursion)";
+        return Err(Trouble::Other(why.to_owned()));
     }
     match code {
         ResponseCode::NoError | ResponseCode::NXDomain => {
-            Ok(Response { code, answers: Vec::new(), negative_ttl: none.negative_ttl })
+            Ok(Response { code, answers: Vec::new(), secure: false, negative_ttl: none.negative_ttl })
         }
-        code => Err(code.to_string()),
+        code => Err(Trouble::Code(code)),
     }
 }

@@ -1,10 +1,9 @@
 //! The DNS of the world: down, slow, changing or lying, as its mood is.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dns::{BoxFuture, LookupError, MxAnswer, MxRecord, Resolve};
+use dns::{Addresses, Answer, BoxFuture, LookUp, LookupError, MxAnswer, MxRecord, Resolve, TlsaRecord};
 use mail::Domain;
 use tokio::time::sleep;
 
@@ -37,7 +36,7 @@ impl SimResolver {
 }
 
 impl Resolve for SimResolver {
-    fn mx<'a>(&'a self, name: &'a Domain) -> BoxFuture<'a, Result<MxAnswer, LookupError>> {
+    fn mx<'a>(&'a self, name: &'a Domain) -> LookUp<'a, MxAnswer> {
         Box::pin(async move {
             let mood = self.ask().await?;
             let world = &self.0.world;
@@ -49,7 +48,7 @@ impl Resolve for SimResolver {
                 }
                 return match oddity % 3 {
                     0 => Err(LookupError::NoSuchDomain),
-                    1 => Ok(MxAnswer::Null),
+                    1 => Ok(Answer::insecure(MxAnswer::Null)),
                     _ => Err(LookupError::temporary("SERVFAIL")),
                 };
             }
@@ -62,11 +61,11 @@ impl Resolve for SimResolver {
             if mood == DnsMood::Changed {
                 hosts.truncate(1);
             }
-            Ok(MxAnswer::Hosts(hosts.into()))
+            Ok(Answer::insecure(MxAnswer::Hosts(hosts.into())))
         })
     }
 
-    fn addresses<'a>(&'a self, name: &'a Domain) -> BoxFuture<'a, Result<Vec<IpAddr>, LookupError>> {
+    fn addresses<'a>(&'a self, name: &'a Domain) -> BoxFuture<'a, Result<Addresses, LookupError>> {
         Box::pin(async move {
             self.ask().await?;
             let numbers = name.as_str().strip_suffix(".example").and_then(|name| name.split_once('.'));
@@ -75,7 +74,16 @@ impl Resolve for SimResolver {
                 let site = self.0.world.plan.sites.get(number(site)?)?;
                 site.hosts.get(number(host)?).copied()
             });
-            found.map(|address| vec![address]).ok_or(LookupError::NoSuchDomain)
+            let whole = |address| Addresses { ips: vec![address], ..Addresses::default() };
+            found.map(whole).ok_or(LookupError::NoSuchDomain)
         })
+    }
+
+    fn tlsa<'a>(&'a self, _: &'a Domain) -> LookUp<'a, Arc<[TlsaRecord]>> {
+        Box::pin(async { self.ask().await.and(Err(LookupError::NoRecords)) })
+    }
+
+    fn txt<'a>(&'a self, _: &'a Domain) -> LookUp<'a, Arc<[Vec<u8>]>> {
+        Box::pin(async { self.ask().await.and(Err(LookupError::NoRecords)) })
     }
 }

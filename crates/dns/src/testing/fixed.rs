@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use mail::Domain;
 
-use crate::{LookupError, MxAnswer, MxRecord, Resolve};
+use crate::{Addresses, Answer, LookUp, LookupError, MxAnswer, MxRecord, Resolve, TlsaRecord};
 
 /// Answers from a table at once. What is not in it does not exist. May be changed while it is in use; clones share it.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +18,7 @@ pub struct Fixed(Arc<Mutex<Table>>);
 struct Table {
     names: HashMap<Domain, Entry>,
     asked: HashMap<Domain, usize>,
+    signed: Vec<Domain>,
 }
 
 #[derive(Debug, Default)]
@@ -25,7 +26,10 @@ struct Entry {
     mx: Vec<MxRecord>,
     null_mx: bool,
     addresses: Vec<IpAddr>,
+    tlsa: Vec<TlsaRecord>,
+    texts: Vec<Vec<u8>>,
     temporary: bool,
+    bogus: bool,
 }
 
 impl Fixed {
@@ -46,6 +50,27 @@ impl Fixed {
     pub fn host(&self, name: &str, address: &str) -> &Self {
         let address = address.parse().expect("an IP address");
         self.change(name, |entry| entry.addresses.push(address))
+    }
+
+    /// Adds a TLSA record.
+    pub fn tlsa(&self, name: &str, record: TlsaRecord) -> &Self {
+        self.change(name, |entry| entry.tlsa.push(record))
+    }
+
+    /// Adds a TXT record.
+    pub fn text(&self, name: &str, text: &str) -> &Self {
+        self.change(name, |entry| entry.texts.push(text.into()))
+    }
+
+    /// Everything at and below the name is signed.
+    pub fn signed(&self, apex: &str) -> &Self {
+        self.table().signed.push(domain(apex));
+        self
+    }
+
+    /// Look-ups of the name give answers that DNSSEC proves wrong.
+    pub fn bogus(&self, name: &str) -> &Self {
+        self.change(name, |entry| entry.bogus = true)
     }
 
     /// The name exists, perhaps without any records.
@@ -74,14 +99,18 @@ impl Fixed {
         self
     }
 
-    fn look_up<T>(&self, name: &Domain, pick: impl FnOnce(&Entry) -> Option<T>) -> Result<T, LookupError> {
+    fn look_up<T>(&self, name: &Domain, pick: impl FnOnce(&Entry) -> Option<T>) -> Result<Answer<T>, LookupError> {
         let mut table = self.table();
         *table.asked.entry(name.clone()).or_default() += 1;
         let entry = table.names.get(name).ok_or(LookupError::NoSuchDomain)?;
         if entry.temporary {
             return Err(LookupError::temporary("SERVFAIL by the table"));
         }
-        pick(entry).ok_or(LookupError::NoRecords)
+        if entry.bogus {
+            return Err(LookupError::bogus("bogus by the table"));
+        }
+        let found = pick(entry).ok_or(LookupError::NoRecords)?;
+        Ok(Answer { found, secure: table.signed.iter().any(|apex| name == apex || name.is_below(apex)) })
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -90,7 +119,7 @@ impl Fixed {
 }
 
 impl Resolve for Fixed {
-    fn mx<'a>(&'a self, name: &'a Domain) -> BoxFuture<'a, Result<MxAnswer, LookupError>> {
+    fn mx<'a>(&'a self, name: &'a Domain) -> LookUp<'a, MxAnswer> {
         let answer = self.look_up(name, |entry| match entry {
             Entry { null_mx: true, mx, .. } if mx.is_empty() => Some(MxAnswer::Null),
             Entry { mx, .. } if mx.is_empty() => None,
@@ -99,8 +128,19 @@ impl Resolve for Fixed {
         std::future::ready(answer).boxed()
     }
 
-    fn addresses<'a>(&'a self, name: &'a Domain) -> BoxFuture<'a, Result<Vec<IpAddr>, LookupError>> {
+    fn addresses<'a>(&'a self, name: &'a Domain) -> BoxFuture<'a, Result<Addresses, LookupError>> {
         let pick = |entry: &Entry| Some(entry.addresses.clone()).filter(|addresses| !addresses.is_empty());
+        let whole = |answer: Answer<_>| Addresses { ips: answer.found, secure: answer.secure, alias: None };
+        std::future::ready(self.look_up(name, pick).map(whole)).boxed()
+    }
+
+    fn tlsa<'a>(&'a self, name: &'a Domain) -> LookUp<'a, Arc<[TlsaRecord]>> {
+        let pick = |entry: &Entry| Some(entry.tlsa.clone().into()).filter(|records: &Arc<[_]>| !records.is_empty());
+        std::future::ready(self.look_up(name, pick)).boxed()
+    }
+
+    fn txt<'a>(&'a self, name: &'a Domain) -> LookUp<'a, Arc<[Vec<u8>]>> {
+        let pick = |entry: &Entry| Some(entry.texts.clone().into()).filter(|texts: &Arc<[_]>| !texts.is_empty());
         std::future::ready(self.look_up(name, pick)).boxed()
     }
 }

@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 use hickory_resolver::proto::op::Message;
 
 use super::zone::{self, Behaviour, Transport, Zone};
+use crate::TlsaRecord;
 use crate::answer::Kind;
 
 /// How often to look for a port that is free for both UDP and TCP.
@@ -54,6 +55,11 @@ impl DnsServer {
         self.change(|zone| zone.add(name, zone::mx(preference, host)))
     }
 
+    /// Adds an SOA record.
+    pub fn soa(&self, name: &str) -> &Self {
+        self.change(|zone| zone.add(name, zone::soa(300)))
+    }
+
     /// Adds a null MX record.
     pub fn null_mx(&self, name: &str) -> &Self {
         self.change(|zone| zone.add(name, zone::mx(0, ".")))
@@ -67,6 +73,21 @@ impl DnsServer {
     /// Adds an alias (CNAME).
     pub fn alias(&self, name: &str, target: &str) -> &Self {
         self.change(|zone| zone.add(name, zone::alias(target)))
+    }
+
+    /// Adds a TLSA record.
+    pub fn tlsa(&self, name: &str, record: TlsaRecord) -> &Self {
+        self.change(|zone| zone.add(name, zone::tlsa(record)))
+    }
+
+    /// Adds a TXT record, in strings of 255 octets.
+    pub fn text(&self, name: &str, text: &str) -> &Self {
+        self.change(|zone| zone.add(name, zone::text(text)))
+    }
+
+    /// Everything at and below the name is signed, and the server validates it: answers have the AD bit.
+    pub fn signed(&self, apex: &str) -> &Self {
+        self.change(|zone| zone.sign(apex))
     }
 
     /// The name exists, perhaps without any records.

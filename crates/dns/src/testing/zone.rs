@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use hickory_resolver::proto::op::{Edns, Message, OpCode, ResponseCode};
-use hickory_resolver::proto::rr::rdata::{A, AAAA, CNAME, MX, NS, SOA};
+use hickory_resolver::proto::rr::rdata::{A, AAAA, CNAME, MX, NS, SOA, TLSA, TXT};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
+
+use crate::TlsaRecord;
 
 /// How the server treats questions for a name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +29,8 @@ pub enum Behaviour {
     Refer,
     /// FORMERR for questions with EDNS, as from a very old server.
     NoEdns,
+    /// SERVFAIL, unless the asker wants it unchecked (CD): the signatures are broken.
+    Bogus,
 }
 
 /// How a question came.
@@ -42,6 +46,8 @@ pub enum Transport {
 pub(super) struct Zone {
     names: BTreeMap<Name, Entry>,
     asked: BTreeMap<(Name, RecordType, Transport), usize>,
+    /// The names at and below which everything is signed.
+    signed: Vec<Name>,
     /// The TTL of "no", with an SOA record; `None`: there is none.
     pub(super) negative_ttl: Option<u32>,
     /// Whether the records of an alias's target come with it.
@@ -65,7 +71,13 @@ impl Default for Entry {
 
 impl Default for Zone {
     fn default() -> Self {
-        Self { names: BTreeMap::new(), asked: BTreeMap::new(), negative_ttl: Some(60), chases: true }
+        Self {
+            names: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            signed: Vec::new(),
+            negative_ttl: Some(60),
+            chases: true,
+        }
     }
 }
 
@@ -84,6 +96,10 @@ impl Zone {
 
     pub(super) fn behave_for(&mut self, owner: &str, kind: RecordType, behaviour: Behaviour) {
         self.entry(owner).exceptions.insert(kind, behaviour);
+    }
+
+    pub(super) fn sign(&mut self, apex: &str) {
+        self.signed.push(name(apex));
     }
 
     pub(super) fn ttl(&mut self, owner: &str, seconds: u32) {
@@ -129,8 +145,16 @@ impl Zone {
                 let server = RData::NS(NS(name("ns.elsewhere.test")));
                 answer.add_authority(Record::from_rdata(query.name.base_name(), 300, server));
             }
-            Behaviour::Answer | Behaviour::Truncate | Behaviour::NoEdns => {
+            Behaviour::Bogus if !question.metadata.checking_disabled => {
+                answer.metadata.response_code = ResponseCode::ServFail;
+            }
+            Behaviour::Answer | Behaviour::Truncate | Behaviour::NoEdns | Behaviour::Bogus => {
                 self.fill(&mut answer, &query.name, query.query_type);
+                // RFC 6840 §5.8: the bit is for those who ask for it.
+                let is_signed = |owner: &Name| self.signed.iter().any(|apex| apex.zone_of(owner));
+                let all_signed = is_signed(&query.name) && answer.answers.iter().all(|record| is_signed(&record.name));
+                let wanted = question.metadata.authentic_data && !question.metadata.checking_disabled;
+                answer.metadata.authentic_data = wanted && all_signed;
             }
         }
         Some(answer)
@@ -171,13 +195,26 @@ impl Zone {
 
     fn deny(&self, answer: &mut Message) {
         let Some(ttl) = self.negative_ttl else { return };
-        let soa = SOA::new(name("ns.test"), name("hostmaster.test"), 1, 3600, 600, 86400, ttl);
-        answer.add_authority(Record::from_rdata(Name::root(), ttl, RData::SOA(soa)));
+        answer.add_authority(Record::from_rdata(Name::root(), ttl, soa(ttl)));
     }
+}
+
+pub(super) fn soa(ttl: u32) -> RData {
+    RData::SOA(SOA::new(name("ns.test"), name("hostmaster.test"), 1, 3600, 600, 86400, ttl))
 }
 
 pub(super) fn mx(preference: u16, host: &str) -> RData {
     RData::MX(MX::new(preference, name(host)))
+}
+
+pub(super) fn tlsa(record: TlsaRecord) -> RData {
+    let TlsaRecord { usage, selector, matching, data } = record;
+    RData::TLSA(TLSA::new(usage.into(), selector.into(), matching.into(), data.to_vec()))
+}
+
+pub(super) fn text(text: &str) -> RData {
+    let strings = text.as_bytes().chunks(255);
+    RData::TXT(TXT::from_bytes(strings.collect()))
 }
 
 pub(super) fn alias(target: &str) -> RData {

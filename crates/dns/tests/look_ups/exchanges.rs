@@ -1,9 +1,10 @@
 //! Mail hosts by RFC 5321 §5.1 and RFC 7505.
 
-use std::net::IpAddr;
+use std::sync::Arc;
 
 use dns::testing::Fixed;
-use dns::{BoxFuture, Exchange, LookupError, MAX_EXCHANGES, MxAnswer, NoExchange, Ourselves, Resolve};
+use dns::{Addresses, BoxFuture, Exchange, LookUp, LookupError, MAX_EXCHANGES, MxAnswer};
+use dns::{NoExchange, Ourselves, Resolve, TlsaRecord};
 use dns::{exchanges, shuffle_equal, site};
 use mail::{Domain, EnhancedCode, Host, Randomness};
 
@@ -126,12 +127,20 @@ async fn a_host_whose_address_is_not_known_stays() {
 struct Stuck(Fixed);
 
 impl Resolve for Stuck {
-    fn mx<'a>(&'a self, name: &'a Domain) -> BoxFuture<'a, Result<MxAnswer, LookupError>> {
+    fn mx<'a>(&'a self, name: &'a Domain) -> LookUp<'a, MxAnswer> {
         Resolve::mx(&self.0, name)
     }
 
-    fn addresses<'a>(&'a self, name: &'a Domain) -> BoxFuture<'a, Result<Vec<IpAddr>, LookupError>> {
+    fn addresses<'a>(&'a self, name: &'a Domain) -> BoxFuture<'a, Result<Addresses, LookupError>> {
         if name.as_str() == "slow.test" { Box::pin(std::future::pending()) } else { self.0.addresses(name) }
+    }
+
+    fn tlsa<'a>(&'a self, name: &'a Domain) -> LookUp<'a, Arc<[TlsaRecord]>> {
+        Resolve::tlsa(&self.0, name)
+    }
+
+    fn txt<'a>(&'a self, name: &'a Domain) -> LookUp<'a, Arc<[Vec<u8>]>> {
+        Resolve::txt(&self.0, name)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Look-ups against a real name server on the loopback interface, and mail hosts by the rules.
 
+mod dnssec;
 mod exchanges;
 mod resolver;
 

@@ -58,11 +58,11 @@ fn resolver(server: &DnsServer) -> (Resolver, Arc<TestClock>) {
 }
 
 async fn mx(resolver: &Resolver, name: &str) -> Result<MxAnswer, LookupError> {
-    resolver.mx(&domain(name)).await
+    resolver.mx(&domain(name)).await.map(|answer| answer.found)
 }
 
 async fn addresses(resolver: &Resolver, name: &str) -> Result<Vec<IpAddr>, LookupError> {
-    let mut addresses = resolver.addresses(&domain(name)).await?;
+    let mut addresses = resolver.addresses(&domain(name)).await?.ips;
     addresses.sort_unstable();
     Ok(addresses)
 }

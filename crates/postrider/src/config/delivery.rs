@@ -115,6 +115,8 @@ impl Delivery {
 pub struct Dns {
     /// The recursive name servers to ask, in this order; those of `/etc/resolv.conf` if not set.
     pub servers: Option<Listed<Address>>,
+    /// Who says whether an answer is secured by DNSSEC, without which there is no DANE.
+    pub dnssec: Dnssec,
     /// How long to wait for one server's answer.
     pub timeout: Period,
     /// How often to go through the list of servers.
@@ -138,6 +140,7 @@ impl Default for Dns {
         let settings = dns::Settings::default();
         Self {
             servers: None,
+            dnssec: Dnssec::Auto,
             timeout: Period(settings.timeout),
             attempts: settings.attempts,
             total: Period(settings.total),
@@ -157,6 +160,7 @@ impl Dns {
                 None => dns::Servers::System,
                 Some(listed) => dns::Servers::Listed(listed.0.iter().map(|address| address.0).collect()),
             },
+            dnssec: self.dnssec.to_setting(),
             timeout: self.timeout.0,
             attempts: self.attempts,
             total: self.total.0,
@@ -164,6 +168,29 @@ impl Dns {
             cache_memory: self.cache.0,
             positive_max_ttl: self.keep.0,
             negative_max_ttl: self.keep_negative.0,
+        }
+    }
+}
+
+/// Who says whether an answer is secured by DNSSEC.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Dnssec {
+    /// The name servers, if all of them are on this machine (loopback addresses); else nobody.
+    #[default]
+    Auto,
+    /// Nobody: DANE is not used.
+    Off,
+    /// The name servers, which must all be on this machine: from elsewhere anybody on the way could say it.
+    Trust,
+}
+
+impl Dnssec {
+    fn to_setting(self) -> dns::Dnssec {
+        match self {
+            Dnssec::Auto => dns::Dnssec::Auto,
+            Dnssec::Off => dns::Dnssec::Off,
+            Dnssec::Trust => dns::Dnssec::Trust,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::delivery::Dnssec;
 use super::nexthop::NextHop;
 use super::places::Places;
 use super::problem::Problem;
@@ -18,6 +19,7 @@ pub fn judge(configuration: &Configuration, places: &Places) -> Vec<Problem> {
     own_domains(configuration, places, &mut problems);
     times(configuration, places, &mut problems);
     sizes(configuration, places, &mut problems);
+    name_servers(configuration, places, &mut problems);
     privileges(configuration, places, &mut problems);
     problems
 }
@@ -207,6 +209,21 @@ fn sizes(configuration: &Configuration, places: &Places, problems: &mut Vec<Prob
     }
     if in_flight.0 < 2 << 20 {
         problems.push(places.problem("connections.in_flight", "content in flight needs at least 2 MiB of memory", ""));
+    }
+}
+
+fn name_servers(configuration: &Configuration, places: &Places, problems: &mut Vec<Problem>) {
+    let dns = &configuration.dns;
+    let listed = dns.servers.iter().flat_map(|listed| &listed.0);
+    let remote = listed.enumerate().find(|(_, server)| !server.0.ip().to_canonical().is_loopback());
+    if let (Dnssec::Trust, Some((at, server))) = (dns.dnssec, remote) {
+        let place = listed_path("dns.servers", at, places);
+        let message = format!("what {server} says about DNSSEC cannot be trusted");
+        let problem = places.problem(&place, message, "not on this machine");
+        problems.push(problem.help(
+            "anybody on the way could claim that an answer is secure; run a validating resolver (unbound, \
+             knot-resolver) here and list it, or leave `dns.dnssec` out",
+        ));
     }
 }
 

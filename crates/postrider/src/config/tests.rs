@@ -91,6 +91,10 @@ fn contradictions_are_errors() {
         ("[retry]\nfirst = \"5m\"\nintervals = [\"5m\"]", "`first` means nothing beside `intervals`"),
         ("[retry]\nexpire = \"1m\"", "mail would be given up before it is tried again"),
         ("[retry]\nintervals = []", "`intervals` takes at least one wait"),
+        (
+            "[dns]\nservers = \"192.0.2.53:53\"\ndnssec = \"trust\"",
+            "what 192.0.2.53:53 says about DNSSEC cannot be trusted",
+        ),
         ("[delivery]\nrest_first = \"1h\"", "the first rest is longer than the longest"),
         ("[delivery]\nconnect_time = \"0s\"", "`delivery.connect_time` must be longer than nothing"),
         ("[limits]\nheader_size = \"60MiB\"", "a header cannot be larger than its message"),
