@@ -1,0 +1,171 @@
+//! The directory: who has accounts, and whether a proof is theirs.
+
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::Unavailable;
+use crate::account::Account;
+use crate::exchange::{AuthFailure, ChannelFacts, Exchange, UnknownMechanism};
+use crate::file::FileAccounts;
+use crate::mechanisms::Mechanism;
+use crate::metrics::Metrics;
+use crate::names::normalise;
+use crate::password::{Checks, Credentials, Matched, Password, Secret, TooBusy, Verifier};
+use crate::settings::{BackendSettings, Settings, SetupError};
+
+/// Who has accounts here. Cheap to clone.
+#[derive(Clone)]
+pub struct Directory {
+    metrics: Metrics,
+    inner: Arc<RwLock<Option<Arc<Inner>>>>,
+}
+
+/// What is in force until the next configuration.
+pub(crate) struct Inner {
+    pub(crate) metrics: Metrics,
+    backend: Backend,
+    checks: Checks,
+    secret: Secret,
+    mechanisms: Option<Vec<Mechanism>>,
+}
+
+enum Backend {
+    File(FileAccounts),
+}
+
+/// An account with what recognises it.
+#[derive(Clone, Debug)]
+pub(crate) struct Record {
+    pub account: Arc<Account>,
+    pub credentials: Arc<Credentials>,
+    pub disabled: bool,
+    pub app_passwords_only: bool,
+}
+
+impl Directory {
+    /// One without accounts, until it is configured.
+    pub fn new(metrics: Metrics) -> Self {
+        Self { metrics, inner: Arc::default() }
+    }
+
+    /// Puts settings in force; without any there are no accounts. Exchanges under way go on by those that they began with.
+    pub fn configure(&self, settings: Option<Settings>) -> Result<(), SetupError> {
+        let next = settings.map(|settings| Inner::new(settings, self.metrics.clone())).transpose()?.map(Arc::new);
+        *self.inner.write().unwrap_or_else(PoisonError::into_inner) = next;
+        Ok(())
+    }
+
+    /// The mechanisms to be had on a channel, the ones to be preferred first. None outside TLS.
+    pub fn mechanisms(&self, facts: &ChannelFacts) -> Vec<&'static str> {
+        let Some(inner) = self.current() else { return Vec::new() };
+        Mechanism::ALL.into_iter().filter(|one| inner.offers(*one, facts)).map(Mechanism::as_str).collect()
+    }
+
+    /// Begins an exchange.
+    pub fn begin(&self, mechanism: &str, facts: ChannelFacts) -> Result<Exchange, UnknownMechanism> {
+        let (inner, mechanism) = self.current().zip(Mechanism::named(mechanism)).ok_or(UnknownMechanism)?;
+        if !inner.offers(mechanism, &facts) {
+            return Err(UnknownMechanism);
+        }
+        Ok(Exchange::new(inner, mechanism, facts))
+    }
+
+    /// The account of that name, unless it is shut out: for those who have proven by other means who they are.
+    pub async fn account(&self, name: &str) -> Result<Option<Arc<Account>>, Unavailable> {
+        let (Some(inner), Ok(name)) = (self.current(), normalise(name)) else { return Ok(None) };
+        let record = inner.record(&name).await?;
+        Ok(record.filter(|record| !record.disabled).map(|record| Arc::clone(&record.account)))
+    }
+
+    fn current(&self) -> Option<Arc<Inner>> {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Inner {
+    fn new(settings: Settings, metrics: Metrics) -> Result<Self, SetupError> {
+        let backend = match settings.backend {
+            BackendSettings::File(path) => Backend::File(FileAccounts::open(path)?),
+        };
+        let checks = Checks::new(settings.parallel_checks);
+        Ok(Self { metrics, backend, checks, secret: settings.secret, mechanisms: settings.mechanisms })
+    }
+
+    /// Whether a mechanism can be used on a channel. The password is never asked for in the clear.
+    pub fn offers(&self, mechanism: Mechanism, facts: &ChannelFacts) -> bool {
+        let wanted = self.mechanisms.as_ref().is_none_or(|wanted| wanted.contains(&mechanism));
+        let possible = match mechanism {
+            Mechanism::Plain | Mechanism::Login | Mechanism::ScramSha256 => true,
+            Mechanism::ScramSha256Plus => facts.tls_exporter.is_some(),
+            Mechanism::External => facts.certificate.is_some(),
+            Mechanism::OauthBearer | Mechanism::Xoauth2 => false,
+        };
+        facts.tls && wanted && possible
+    }
+
+    /// The account of a normalised name.
+    pub async fn record(&self, name: &str) -> Result<Option<Arc<Record>>, Unavailable> {
+        match &self.backend {
+            Backend::File(file) => Ok(file.find(name).await),
+        }
+    }
+
+    /// Whose password this is.
+    pub async fn check_password(
+        &self,
+        name: &str,
+        password: Password,
+        facts: &ChannelFacts,
+    ) -> Result<Arc<Account>, AuthFailure> {
+        let record = self.record(name).await?;
+        let credentials = record.as_ref().map(|record| Arc::clone(&record.credentials));
+        let busy = |TooBusy| AuthFailure::Unavailable("too many passwords are being checked".to_owned());
+        let matched = self.checks.check(name, credentials, password).await.map_err(busy)?;
+        match (record, matched) {
+            (Some(record), Some(matched)) => self.admit(&record, &matched, facts),
+            _ => Err(AuthFailure::Credentials),
+        }
+    }
+
+    /// What a proof by SCRAM is held against: the account's verifiers, or what looks like one and fits nothing.
+    pub fn verifiers(&self, name: &str, record: Option<&Record>) -> Vec<(Matched, Verifier)> {
+        let known = record.map(|record| record.credentials.verifiers(!record.app_passwords_only)).unwrap_or_default();
+        if known.is_empty() {
+            // The same salt every time, as an account would have it, and from nothing that others know.
+            let salt = self.secret.mac(name.as_bytes());
+            return vec![(Matched::Main, self.checks.decoy_verifier(&salt[..16]))];
+        }
+        known.into_iter().map(|(whose, verifier)| (whose, verifier.clone())).collect()
+    }
+
+    /// The proof is right; whether the account may use it.
+    pub fn admit(
+        &self,
+        record: &Record,
+        matched: &Matched,
+        _facts: &ChannelFacts,
+    ) -> Result<Arc<Account>, AuthFailure> {
+        if record.disabled {
+            return Err(AuthFailure::Disabled);
+        }
+        if record.app_passwords_only && *matched == Matched::Main {
+            return Err(AuthFailure::MustUpgrade);
+        }
+        Ok(Arc::clone(&record.account))
+    }
+
+    /// Somebody who has proven without a password to be `name`.
+    pub async fn proven(&self, name: &str, _facts: &ChannelFacts) -> Result<Arc<Account>, AuthFailure> {
+        match self.record(name).await? {
+            Some(record) if record.disabled => Err(AuthFailure::Disabled),
+            Some(record) => Ok(Arc::clone(&record.account)),
+            None => Err(AuthFailure::Credentials),
+        }
+    }
+}
+
+impl fmt::Debug for Directory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Directory(…)")
+    }
+}

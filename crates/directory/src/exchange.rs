@@ -1,0 +1,257 @@
+//! One dialogue of AUTH, step by step.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::account::Account;
+use crate::directory::{Inner, Record};
+use crate::mechanisms::plain::Plain;
+use crate::mechanisms::scram::{Challenge, ClientFirst, Refused};
+use crate::mechanisms::{Malformed, Mechanism};
+use crate::names::normalise;
+use crate::password::{Matched, Password, Verifier};
+
+/// The longest message of a client, in octets; RFC 4954 §4 asks for 12288 of base64 at least.
+const MAX_MESSAGE: usize = 64 << 10;
+
+/// What is known of the connection.
+#[derive(Clone, Debug)]
+pub struct ChannelFacts {
+    /// Who connected.
+    pub peer: SocketAddr,
+    /// Whether it is inside TLS. Without, nothing is offered.
+    pub tls: bool,
+    /// What a client can bind to (RFC 9266); TLS 1.3 only.
+    pub tls_exporter: Option<[u8; 32]>,
+    /// The account that the client's certificate stands for, if it has shown one that does.
+    pub certificate: Option<CertificateAccount>,
+}
+
+/// The account that a client's certificate was found to stand for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateAccount {
+    /// Its name.
+    pub account: String,
+}
+
+/// What follows from a client's message.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// 334 with this.
+    Challenge(Vec<u8>),
+    /// 235: this is who it is. `last` goes to the client first, where the mechanism has a last word.
+    Done {
+        /// Who.
+        account: Arc<Account>,
+        /// The mechanism's last word.
+        last: Option<Vec<u8>>,
+    },
+    /// It is over.
+    Failed(AuthFailure),
+}
+
+/// Why somebody is not let in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AuthFailure {
+    /// 535 5.7.8: no such account, or not its password, token or certificate; which of them is not told.
+    Credentials,
+    /// 535 5.7.13: all was right, and the account is shut out.
+    Disabled,
+    /// 534 5.7.9: the password was right, but this server wants an app password.
+    MustUpgrade,
+    /// 501 5.5.2: the message breaks its grammar.
+    Malformed,
+    /// 454 4.7.0: it could not be found out. The reason is for the operator.
+    Unavailable(String),
+}
+
+/// The mechanism is not known, or not to be had on this channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this mechanism is not offered")]
+pub struct UnknownMechanism;
+
+/// A dialogue under way.
+pub struct Exchange {
+    directory: Arc<Inner>,
+    mechanism: Mechanism,
+    facts: ChannelFacts,
+    state: State,
+    tried: Option<String>,
+}
+
+enum State {
+    Start,
+    /// LOGIN: the password is awaited.
+    LoginPassword,
+    /// SCRAM: the proof is awaited.
+    ScramProof(Challenge, ScramSide),
+    /// There is nothing more to be said.
+    Over,
+}
+
+/// Against what a proof is held.
+struct ScramSide {
+    record: Option<Arc<Record>>,
+    verifiers: Vec<(Matched, Verifier)>,
+    authzid: String,
+}
+
+impl Exchange {
+    pub(crate) fn new(directory: Arc<Inner>, mechanism: Mechanism, facts: ChannelFacts) -> Self {
+        Self { directory, mechanism, facts, state: State::Start, tried: None }
+    }
+
+    /// Takes the client's message: `None` for the first step if AUTH had no initial response, the decoded octets
+    /// otherwise.
+    pub async fn step(&mut self, input: Option<&[u8]>) -> Step {
+        let step = match self.advance(input).await {
+            Ok(step) => step,
+            Err(failure) => Step::Failed(failure),
+        };
+        let result = match &step {
+            Step::Challenge(_) => return step,
+            Step::Done { .. } => "ok",
+            Step::Failed(failure) => failure.word(),
+        };
+        self.state = State::Over;
+        self.directory.metrics.ended(self.mechanism.as_str(), result);
+        step
+    }
+
+    /// The account that the client named, known or not, as soon as it did: for logs and for who counts failures.
+    pub fn tried(&self) -> Option<&str> {
+        self.tried.as_deref()
+    }
+
+    /// The mechanism.
+    pub fn mechanism(&self) -> Mechanism {
+        self.mechanism
+    }
+
+    async fn advance(&mut self, input: Option<&[u8]>) -> Result<Step, AuthFailure> {
+        let state = std::mem::replace(&mut self.state, State::Over);
+        let Some(input) = input else {
+            // Only the first step may come without a message: then the client waits for an empty challenge, or for the
+            // question for its name.
+            let (State::Start, opening) = (state, self.opening()) else { return Err(AuthFailure::Malformed) };
+            self.state = State::Start;
+            return Ok(Step::Challenge(opening.to_vec()));
+        };
+        if input.len() > MAX_MESSAGE {
+            return Err(AuthFailure::Malformed);
+        }
+        match (state, self.mechanism) {
+            (State::Start, Mechanism::Plain) => self.plain(input).await,
+            (State::Start, Mechanism::Login) => {
+                let name = std::str::from_utf8(input).map_err(|_| AuthFailure::Malformed)?;
+                self.tried = Some(normalise(name).map_err(|_| AuthFailure::Credentials)?);
+                self.state = State::LoginPassword;
+                Ok(Step::Challenge(b"Password:".to_vec()))
+            }
+            (State::LoginPassword, _) => {
+                let password = String::from_utf8(input.to_vec()).map_err(|_| AuthFailure::Malformed)?;
+                self.password(password).await
+            }
+            (State::Start, Mechanism::ScramSha256 | Mechanism::ScramSha256Plus) => self.scram_first(input).await,
+            (State::ScramProof(challenge, side), _) => self.scram_proof(input, &challenge, side),
+            (State::Start, Mechanism::External) => self.external(input).await,
+            _ => Err(AuthFailure::Malformed),
+        }
+    }
+
+    fn opening(&self) -> &'static [u8] {
+        match self.mechanism {
+            Mechanism::Login => b"Username:",
+            _ => b"",
+        }
+    }
+
+    async fn plain(&mut self, input: &[u8]) -> Result<Step, AuthFailure> {
+        let Plain { authzid, authcid, password } = Plain::parse(input)?;
+        self.tried = Some(normalise(&authcid).map_err(|_| AuthFailure::Credentials)?);
+        let step = self.password(password.as_str().to_owned()).await?;
+        self.may_act_as(&authzid)?;
+        Ok(step)
+    }
+
+    async fn password(&mut self, password: String) -> Result<Step, AuthFailure> {
+        let name = self.tried.as_deref().ok_or(AuthFailure::Malformed)?;
+        let password = Password::new(password).map_err(|_| AuthFailure::Credentials)?;
+        let account = self.directory.check_password(name, password, &self.facts).await?;
+        Ok(Step::Done { account, last: None })
+    }
+
+    async fn scram_first(&mut self, input: &[u8]) -> Result<Step, AuthFailure> {
+        let first = ClientFirst::parse(input)?;
+        let plus = self.mechanism == Mechanism::ScramSha256Plus;
+        let plus_offered = self.directory.offers(Mechanism::ScramSha256Plus, &self.facts);
+        if !first.binds_soundly(plus, plus_offered) {
+            return Err(AuthFailure::Credentials);
+        }
+        let name = normalise(&first.name).map_err(|_| AuthFailure::Credentials)?;
+        self.tried = Some(name.clone());
+        let record = self.directory.record(&name).await?;
+        let verifiers = self.directory.verifiers(&name, record.as_deref());
+        let side = ScramSide { record, verifiers, authzid: first.authzid.clone() };
+        let asked = &side.verifiers.first().ok_or(AuthFailure::Credentials)?.1;
+        let challenge = Challenge::new(first, asked, self.facts.tls_exporter.as_ref());
+        let message = challenge.message().as_bytes().to_vec();
+        self.state = State::ScramProof(challenge, side);
+        Ok(Step::Challenge(message))
+    }
+
+    fn scram_proof(&mut self, input: &[u8], challenge: &Challenge, side: ScramSide) -> Result<Step, AuthFailure> {
+        let verifiers: Vec<&Verifier> = side.verifiers.iter().map(|(_, verifier)| verifier).collect();
+        let (at, last) = challenge.verify(input, &verifiers).map_err(|refused| match refused {
+            Refused::Malformed => AuthFailure::Malformed,
+            Refused::Wrong => AuthFailure::Credentials,
+        })?;
+        // A decoy fits no proof; should it ever, there is still no account.
+        let record = side.record.ok_or(AuthFailure::Credentials)?;
+        self.may_act_as(&side.authzid)?;
+        let account = self.directory.admit(&record, &side.verifiers[at].0, &self.facts)?;
+        Ok(Step::Done { account, last: Some(last.into_bytes()) })
+    }
+
+    /// RFC 4422 appendix A: the message is the authorisation identity, empty: whoever the certificate stands for.
+    async fn external(&mut self, input: &[u8]) -> Result<Step, AuthFailure> {
+        let authzid = std::str::from_utf8(input).map_err(|_| AuthFailure::Malformed)?.to_owned();
+        let certificate = self.facts.certificate.as_ref().ok_or(AuthFailure::Credentials)?;
+        let name = normalise(&certificate.account).map_err(|_| AuthFailure::Credentials)?;
+        self.tried = Some(name.clone());
+        self.may_act_as(&authzid)?;
+        let account = self.directory.proven(&name, &self.facts).await?;
+        Ok(Step::Done { account, last: None })
+    }
+
+    /// Nobody acts as somebody else.
+    fn may_act_as(&self, authzid: &str) -> Result<(), AuthFailure> {
+        let same = authzid.is_empty() || normalise(authzid).ok() == self.tried;
+        if same { Ok(()) } else { Err(AuthFailure::Credentials) }
+    }
+}
+
+impl AuthFailure {
+    /// For metrics and logs.
+    pub fn word(&self) -> &'static str {
+        match self {
+            AuthFailure::Credentials => "credentials",
+            AuthFailure::Disabled => "disabled",
+            AuthFailure::MustUpgrade => "must_upgrade",
+            AuthFailure::Malformed => "malformed",
+            AuthFailure::Unavailable(_) => "unavailable",
+        }
+    }
+}
+
+impl From<Malformed> for AuthFailure {
+    fn from(_: Malformed) -> Self {
+        AuthFailure::Malformed
+    }
+}
+
+impl From<crate::Unavailable> for AuthFailure {
+    fn from(crate::Unavailable(why): crate::Unavailable) -> Self {
+        AuthFailure::Unavailable(why)
+    }
+}
