@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use dns::Resolve;
 use mail::{Assignment, AttemptReport, Clock, EnhancedCode, Fault, FaultSource, Randomness, Target};
-use smtp::client::{Closed, Event, Transaction, Verdict};
+use smtp::client::{Asks, Closed, Event, Transaction, Verdict};
 use smtp::extensions::Extensions;
 use store::Store;
 use tracing::debug;
@@ -182,8 +182,8 @@ impl Run<'_> {
                 self.count(&closed);
                 Err(line.fault(closed.reply()))
             }
-            // Nothing else comes before a transaction begins.
-            Event::SendContent | Event::Done(_) => Err(self.unconnected(&line.candidate, "an answer out of order")),
+            // Nothing else comes before a transaction begins without a wish for TLS or AUTH.
+            _ => Err(self.unconnected(&line.candidate, "an answer out of order")),
         }
     }
 
@@ -291,6 +291,7 @@ impl Run<'_> {
             size: body.size,
             body: body.kind,
             utf8: body.utf8 || job.needs_utf8(&recipients),
+            asks: Asks::default(),
         };
         if let Err(shortfall) = line.connection.begin(transaction, self.inner.clock.instant()) {
             job.falls_short(&recipients, &shortfall.fault());
@@ -303,9 +304,10 @@ impl Run<'_> {
             match line.event().await {
                 Event::SendContent => unreadable = self.send(&mut body, line).await.err(),
                 Event::Done(verdicts) => break verdicts,
-                Event::Ready => {}
                 // The verdicts come before the end.
                 Event::Closed(_) => break Vec::new(),
+                // What comes before the first transaction is behind us.
+                _ => {}
             }
         };
         self.conclude(job, &recipients, verdicts, line, unreadable).await
@@ -378,6 +380,7 @@ impl Run<'_> {
         self.inner.metrics.failed(match closed {
             Closed::Quit => return,
             Closed::Refused(_) => "refused",
+            Closed::NoTls(_) => "no_tls",
             Closed::GoneAway(_) => "away",
             Closed::Cut(_) => "cut",
             Closed::TimedOut(_) => "time",

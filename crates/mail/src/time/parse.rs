@@ -34,7 +34,7 @@ fn fraction(text: &str) -> Option<(i64, &str)> {
     let Some(digits) = text.strip_prefix('.') else { return Some((0, text)) };
     let end = digits.bytes().position(|b| !b.is_ascii_digit())?;
     let millis = (0..3).fold(0, |sum, at| {
-        let digit = digits[..end].as_bytes().get(at).map_or(0, |b| i64::from(b - b'0'));
+        let digit = digits.as_bytes()[..end].get(at).map_or(0, |b| i64::from(b - b'0'));
         sum * 10 + digit
     });
     (1..=9).contains(&end).then_some((millis, &digits[end..]))

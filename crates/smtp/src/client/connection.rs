@@ -4,21 +4,24 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use mail::{Domain, EnhancedCode, Protocol, Reply};
+use mail::{Domain, EnhancedCode, Protocol, Reply, TlsFacts};
 
 use super::exchange::{Command, Exchange, Step};
 use super::greeting::{self, Greeting};
 use super::output::Output;
+use super::security::{self, NoAuth, NoTls, Security};
 use super::transaction::{Shortfall, Transaction, Unfit, Verdict};
 use crate::extensions::Extensions;
+use crate::params::Submitter;
 use crate::reply::{ReplyError, ReplyReader};
+use crate::sasl::Secret;
 
 /// How long the peer may take (RFC 5321 §4.5.3.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// For its greeting.
     pub greeting: Duration,
-    /// To answer EHLO, HELO, LHLO and RSET.
+    /// To answer EHLO, HELO, LHLO, STARTTLS, RSET and each line of AUTH, and for the handshake of TLS.
     pub hello: Duration,
     /// To answer MAIL.
     pub mail: Duration,
@@ -57,7 +60,18 @@ impl Default for Timeouts {
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The peer takes a transaction now; see [`Connection::offered`]. Told once, after its greeting.
+    /// The peer awaits the handshake of TLS. Do it, then tell [`Connection::secured`]; what was received in clear and
+    /// not yet given to the connection must be given to it, never to the handshake.
+    StartTls,
+    /// There is no TLS. [Go on in clear](Connection::go_on_in_clear) if the policy allows it, or [quit](Connection::quit).
+    NoTls(NoTls),
+    /// The peer lets us prove who we are by these mechanisms: begin with [`Connection::auth`], or quit.
+    Authenticate(Vec<String>),
+    /// The peer's next message: answer with [`Connection::auth_response`] or [`Connection::auth_abort`].
+    AuthChallenge(Secret),
+    /// The peer does not know who we are: quit.
+    AuthFailed(NoAuth),
+    /// The peer takes a transaction now; see [`Connection::offered`]. Told once, after all that comes before.
     Ready,
     /// At least one recipient was accepted: give the content with [`Connection::content`].
     SendContent,
@@ -79,6 +93,8 @@ pub enum Closed {
     GoneAway(Reply),
     /// The peer ended the connection, or the network did.
     Cut(&'static str),
+    /// There is no TLS, and without it nothing goes.
+    NoTls(NoTls),
     /// The peer took too long.
     TimedOut(&'static str),
     /// The peer did not keep to the protocol.
@@ -95,6 +111,7 @@ impl Closed {
         let local = |text: String| (Reply::new(421, EnhancedCode::new(4, 4, 2), text), false);
         match self {
             Closed::Refused(reply) | Closed::GoneAway(reply) => (reply.clone(), true),
+            Closed::NoTls(why) => why.reply(),
             Closed::Quit => local("the connection was closed".into()),
             Closed::Cut(during) => local(format!("the connection was lost {during}")),
             Closed::TimedOut(during) => local(format!("timed out {during}")),
@@ -111,14 +128,17 @@ impl Closed {
 /// The client's end of one connection.
 #[derive(Debug)]
 pub struct Connection {
-    protocol: Protocol,
-    name: Domain,
+    pub(super) protocol: Protocol,
+    pub(super) name: Domain,
     timeouts: Timeouts,
-    phase: Phase,
-    reader: ReplyReader,
-    output: Output,
-    events: VecDeque<Event>,
-    offered: Extensions,
+    pub(super) security: Security,
+    pub(super) tls: Option<TlsFacts>,
+    pub(super) authenticated: bool,
+    pub(super) phase: Phase,
+    pub(super) reader: ReplyReader,
+    pub(super) output: Output,
+    pub(super) events: VecDeque<Event>,
+    pub(super) offered: Extensions,
     deadline: Option<Instant>,
     /// When the content must have been sent at the latest.
     content_deadline: Option<Instant>,
@@ -127,8 +147,15 @@ pub struct Connection {
 }
 
 #[derive(Debug)]
-enum Phase {
+pub(super) enum Phase {
     Greeting(Greeting),
+    /// The driver does the handshake of TLS.
+    Handshake,
+    /// The driver decides what to do without TLS, for this reason, or without AUTH.
+    Undecided(Option<NoTls>),
+    /// The driver chooses a mechanism.
+    Credentials,
+    Auth(security::Exchange),
     Idle,
     Exchange(Box<Exchange>),
     Quit,
@@ -136,12 +163,16 @@ enum Phase {
 }
 
 impl Connection {
-    /// A connection that was just made. `name` is what we call ourselves; the peer speaks first.
+    /// A connection that was just made, without wishes for security. `name` is what we call ourselves; the peer speaks
+    /// first.
     pub fn new(protocol: Protocol, name: Domain, timeouts: Timeouts, now: Instant) -> Self {
         Self {
             protocol,
             name,
             timeouts,
+            security: Security::default(),
+            tls: None,
+            authenticated: false,
             phase: Phase::Greeting(Greeting::Banner),
             reader: ReplyReader::default(),
             output: Output::default(),
@@ -193,6 +224,9 @@ impl Connection {
     /// Takes bytes of the peer; leaves less than one line in `input`.
     pub fn receive(&mut self, input: &mut BytesMut, now: Instant) {
         while !self.is_closed() {
+            if matches!(self.phase, Phase::Handshake) {
+                return self.await_handshake(input);
+            }
             match self.reader.next(input) {
                 Ok(Some(reply)) => self.reply(reply, now),
                 Ok(None) => return,
@@ -204,8 +238,12 @@ impl Connection {
 
     /// Begins a transaction; its recipients' verdicts come with [`Event::Done`]. Refused if the peer cannot take it, or
     /// if the connection is not [idle](Connection::is_idle): then the verdicts say that the connection was lost.
-    pub fn begin(&mut self, transaction: Transaction, now: Instant) -> Result<(), Shortfall> {
+    pub fn begin(&mut self, mut transaction: Transaction, now: Instant) -> Result<(), Shortfall> {
         transaction.check(&self.offered)?;
+        if self.authenticated {
+            // RFC 4954 §5: a relay that has authenticated says so of each message that is not its own.
+            transaction.asks.submitter = Some(Submitter::Unknown);
+        }
         let mut exchange = Exchange::new(transaction, self.offered.clone(), self.protocol, self.reset);
         if !self.is_idle() {
             self.events.push_back(Event::Done(exchange.into_verdicts(true)));
@@ -253,12 +291,12 @@ impl Connection {
     pub fn quit(&mut self, now: Instant) {
         match self.phase {
             Phase::Closed | Phase::Quit => {}
-            Phase::Idle => {
+            Phase::Idle | Phase::Undecided(_) | Phase::Credentials => {
                 self.output.text(b"QUIT\r\n");
                 self.phase = Phase::Quit;
                 self.deadline = Some(now + self.timeouts.quit);
             }
-            Phase::Greeting(_) | Phase::Exchange(_) => self.close(Closed::Quit),
+            Phase::Greeting(_) | Phase::Handshake | Phase::Auth(_) | Phase::Exchange(_) => self.close(Closed::Quit),
         }
     }
 
@@ -295,6 +333,7 @@ impl Connection {
             return self.close(Closed::GoneAway(reply));
         }
         match &mut self.phase {
+            Phase::Greeting(Greeting::StartTls) => self.tls_replied(reply),
             Phase::Greeting(greeting) => {
                 let step = greeting.reply(reply, self.protocol, &self.name, &mut self.output);
                 self.greeting_step(step);
@@ -303,7 +342,10 @@ impl Connection {
                 let step = exchange.reply(reply, &mut self.output);
                 self.exchange_step(step, now);
             }
-            Phase::Idle => return self.close(Closed::Nonsense("a reply that nothing had asked for".into())),
+            Phase::Auth(_) => self.auth_replied(reply, now),
+            Phase::Idle | Phase::Handshake | Phase::Undecided(_) | Phase::Credentials => {
+                return self.close(Closed::Nonsense("a reply that nothing had asked for".into()));
+            }
             Phase::Quit => return self.close(Closed::Quit),
             Phase::Closed => {}
         }
@@ -313,11 +355,7 @@ impl Connection {
     fn greeting_step(&mut self, step: greeting::Step) {
         match step {
             greeting::Step::Wait(next) => self.phase = Phase::Greeting(next),
-            greeting::Step::Ready(offered) => {
-                self.offered = *offered;
-                self.phase = Phase::Idle;
-                self.events.push_back(Event::Ready);
-            }
+            greeting::Step::Ready(offered) => self.introduced(*offered),
             greeting::Step::Refused(reply) => self.close(Closed::Refused(reply)),
         }
     }
@@ -350,7 +388,7 @@ impl Connection {
     }
 
     /// The one way to the end: the transaction gets its verdicts, nothing more is said.
-    fn close(&mut self, why: Closed) {
+    pub(super) fn close(&mut self, why: Closed) {
         if let Phase::Exchange(exchange) = std::mem::replace(&mut self.phase, Phase::Closed) {
             let gone = matches!(why, Closed::GoneAway(_));
             self.events.push_back(Event::Done(exchange.into_verdicts(gone)));
@@ -361,11 +399,12 @@ impl Connection {
     }
 
     /// The time limit for what is awaited now.
-    fn restart_deadline(&mut self, now: Instant) {
+    pub(super) fn restart_deadline(&mut self, now: Instant) {
         let timeouts = &self.timeouts;
         self.deadline = match &self.phase {
             Phase::Greeting(Greeting::Banner) => Some(now + timeouts.greeting),
-            Phase::Greeting(_) => Some(now + timeouts.hello),
+            Phase::Greeting(_) | Phase::Handshake => Some(now + timeouts.hello),
+            Phase::Auth(_) if !self.awaits_driver() => Some(now + timeouts.hello),
             Phase::Exchange(exchange) => exchange.awaited().map(|command| match command {
                 Command::Rset => now + timeouts.hello,
                 Command::Mail => now + timeouts.mail,
@@ -378,6 +417,7 @@ impl Connection {
                 Command::Content(_) | Command::LoneDot => now + timeouts.end,
             }),
             Phase::Quit => self.deadline,
+            Phase::Auth(_) | Phase::Undecided(_) | Phase::Credentials => None,
             Phase::Idle | Phase::Closed => None,
         };
     }
@@ -393,7 +433,10 @@ impl Connection {
     fn during(&self) -> &'static str {
         match &self.phase {
             Phase::Greeting(Greeting::Banner) => "while waiting for the greeting",
+            Phase::Greeting(Greeting::StartTls) => "while waiting for the reply to STARTTLS",
             Phase::Greeting(_) => "while waiting for the reply to EHLO, LHLO or HELO",
+            Phase::Handshake => "during the handshake of TLS",
+            Phase::Auth(_) => "while waiting for the reply to AUTH",
             Phase::Exchange(exchange) => match exchange.awaited() {
                 Some(Command::Rset) => "while waiting for the reply to RSET",
                 Some(Command::Mail) | None => "while waiting for the reply to MAIL",
@@ -407,6 +450,7 @@ impl Connection {
                 }
                 Some(Command::LoneDot) => "while ending a transaction without recipients",
             },
+            Phase::Undecided(_) | Phase::Credentials => "before the first message",
             Phase::Idle => "between two messages",
             Phase::Quit | Phase::Closed => "after QUIT",
         }

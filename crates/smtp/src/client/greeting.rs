@@ -14,6 +14,8 @@ pub(super) enum Greeting {
     Ehlo,
     /// That to HELO.
     Helo,
+    /// That to STARTTLS.
+    StartTls,
 }
 
 /// What follows from a reply.
@@ -28,14 +30,17 @@ pub(super) enum Step {
 }
 
 impl Greeting {
+    /// Says EHLO or LHLO.
+    pub(super) fn introduce(protocol: Protocol, name: &Domain, output: &mut Output) -> Self {
+        let verb = if protocol == Protocol::Lmtp { "LHLO" } else { "EHLO" };
+        output.text(format!("{verb} {}\r\n", name.as_str()).as_bytes());
+        Greeting::Ehlo
+    }
+
     /// Takes the reply.
     pub(super) fn reply(self, reply: Reply, protocol: Protocol, name: &Domain, output: &mut Output) -> Step {
         match (self, protocol) {
-            (Greeting::Banner, _) if reply.is_positive() => {
-                let verb = if protocol == Protocol::Lmtp { "LHLO" } else { "EHLO" };
-                output.text(format!("{verb} {}\r\n", name.as_str()).as_bytes());
-                Step::Wait(Greeting::Ehlo)
-            }
+            (Greeting::Banner, _) if reply.is_positive() => Step::Wait(Self::introduce(protocol, name, output)),
             (Greeting::Ehlo, _) if reply.is_positive() => {
                 let mut offered = Extensions::default();
                 reply.lines().skip(1).for_each(|line| offered.take(line));

@@ -16,14 +16,15 @@
 //! - Success is believed only as the reply to the whole content. Whatever breaks after it was sent and before that reply
 //!   is [`Lost::MaybeTaken`]: to be tried again, so that a message may come twice but never goes missing.
 //!
-//! STARTTLS and AUTH belong between the answer to EHLO and the first transaction (`greeting.rs`), REQUIRETLS among the
-//! needs that are checked before one begins (`transaction.rs`).
+//! STARTTLS and AUTH stand between the answer to EHLO and the first transaction (`security.rs`), where the driver is asked;
+//! REQUIRETLS is among the needs that are checked before one begins (`transaction.rs`).
 
 mod connection;
 mod content;
 mod exchange;
 mod greeting;
 mod output;
+mod security;
 #[cfg(test)]
 mod tests;
 mod transaction;
@@ -31,4 +32,5 @@ mod transaction;
 pub use connection::{Closed, Connection, Event, Timeouts};
 pub use content::DotStuffing;
 pub use output::Output;
-pub use transaction::{Lost, Shortfall, Transaction, Unfit, Verdict};
+pub use security::{NoAuth, NoTls, Security, Tls};
+pub use transaction::{Asks, Lost, Shortfall, Transaction, Unfit, Verdict};

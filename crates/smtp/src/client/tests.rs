@@ -106,6 +106,7 @@ impl<'a> Dialogue<'a> {
                     continue;
                 }
                 Event::Done(_) | Event::Closed(_) => events.push(event.clone()),
+                other => panic!("{other:?} without a wish for it"),
             }
             if connection.is_idle()
                 && let Some(transaction) = waiting.next()
@@ -158,6 +159,7 @@ fn of(envelope: Envelope) -> Transaction {
         size: 17,
         body: envelope.body,
         utf8: envelope.utf8,
+        asks: Asks::default(),
         envelope: Arc::new(envelope),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use mail::{BodyKind, EnhancedCode, Envelope, Fault, Recipient, Reply, Utf8};
 
 use crate::extensions::{Extensions, SizeOffer};
-use crate::params::{MailParameters, RecipientParameters};
+use crate::params::{ByMode, DeliverBy, MailParameters, RecipientParameters, Submitter};
 
 /// One message for some of its recipients.
 #[derive(Clone, Debug)]
@@ -20,6 +20,21 @@ pub struct Transaction {
     pub body: BodyKind,
     /// Whether SMTPUTF8 is needed: for an address of this transaction, or for the header.
     pub utf8: bool,
+    /// What is asked of the peer beside delivery.
+    pub asks: Asks,
+}
+
+/// What is asked of the peer beside delivery.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asks {
+    /// REQUIRETLS (RFC 8689): the peer must offer it.
+    pub require_tls: bool,
+    /// In what time delivery is due from now on (RFC 2852). The peer must offer it for messages that are to go back.
+    pub deliver_by: Option<DeliverBy>,
+    /// The priority (RFC 6710), told where it is offered.
+    pub priority: i8,
+    /// Who submitted it (RFC 4954 §5), told where AUTH is offered.
+    pub(super) submitter: Option<Submitter>,
 }
 
 /// What became of one recipient.
@@ -66,6 +81,20 @@ pub enum Shortfall {
     /// No BINARYMIME, or no CHUNKING to send it with (RFC 3030 §3).
     #[error("the content is binary, and the next host does not offer BINARYMIME")]
     BinaryMime,
+    /// No REQUIRETLS, or no TLS (RFC 8689 §4.2.1).
+    #[error("the sender requires TLS on the whole way, and the next host does not offer REQUIRETLS")]
+    RequireTls,
+    /// No DELIVERBY (RFC 2852 §4.1.4).
+    #[error("the message is to go back when its time is over, and the next host does not offer DELIVERBY")]
+    DeliverBy,
+    /// Less time is left than the peer asks for (RFC 2852 §4.1.4).
+    #[error("delivery is due in {left} seconds, but the next host asks for {least} at least")]
+    DeliverByTime {
+        /// Seconds that are left.
+        left: i32,
+        /// Seconds that the peer asks for.
+        least: u32,
+    },
 }
 
 impl Shortfall {
@@ -75,6 +104,8 @@ impl Shortfall {
             Shortfall::Size { .. } => (552, EnhancedCode::new(5, 3, 4)),
             Shortfall::Utf8 => (553, EnhancedCode::new(5, 6, 7)),
             Shortfall::EightBitMime | Shortfall::BinaryMime => (554, EnhancedCode::new(5, 6, 3)),
+            Shortfall::RequireTls => (550, EnhancedCode::new(5, 7, 30)),
+            Shortfall::DeliverBy | Shortfall::DeliverByTime { .. } => (554, EnhancedCode::new(5, 4, 7)),
         };
         Fault::local(code, enhanced, self.to_string())
     }
@@ -107,9 +138,13 @@ impl Unfit {
 impl Transaction {
     /// Whether a peer with these extensions can take it.
     pub fn check(&self, offered: &Extensions) -> Result<(), Shortfall> {
+        if self.asks.require_tls && !offered.require_tls {
+            return Err(Shortfall::RequireTls);
+        }
         if self.utf8 && !offered.utf8 {
             return Err(Shortfall::Utf8);
         }
+        self.asks.check_time(offered)?;
         match self.body {
             BodyKind::BinaryMime if !(offered.binary_mime && offered.chunking) => return Err(Shortfall::BinaryMime),
             BodyKind::EightBitMime if !offered.eight_bit_mime => return Err(Shortfall::EightBitMime),
@@ -130,7 +165,11 @@ impl Transaction {
             utf8: self.utf8,
             ret: self.envelope.ret.filter(|_| offered.dsn),
             envid: self.envelope.envid.clone().filter(|_| offered.dsn),
-            ..MailParameters::default()
+            require_tls: self.asks.require_tls,
+            deliver_by: self.asks.deliver_by.filter(|_| offered.deliver_by.is_some()),
+            release: None,
+            priority: Some(self.asks.priority).filter(|&priority| priority != 0 && offered.priority),
+            submitter: self.asks.submitter.clone().filter(|_| !offered.auth.is_empty()),
         };
         parameters.write_to(&mut command);
         command.push_str("\r\n");
@@ -151,5 +190,16 @@ impl Transaction {
     /// The recipient at a place of the transaction. A place that the envelope does not have is a mistake of the caller.
     pub(super) fn recipient(&self, at: usize) -> Option<&Recipient> {
         self.recipients.get(at).and_then(|&place| self.envelope.recipients.get(place as usize))
+    }
+}
+
+impl Asks {
+    fn check_time(&self, offered: &Extensions) -> Result<(), Shortfall> {
+        let Some(DeliverBy { seconds: left, mode: ByMode::Return, .. }) = self.deliver_by else { return Ok(()) };
+        match offered.deliver_by {
+            None => Err(Shortfall::DeliverBy),
+            Some(least) if i64::from(left) < i64::from(least.max(1)) => Err(Shortfall::DeliverByTime { left, least }),
+            Some(_) => Ok(()),
+        }
     }
 }
