@@ -22,6 +22,8 @@ pub enum Kind {
     Tlsa,
     /// Texts.
     Txt,
+    /// Names of an address.
+    Ptr,
     /// The alias itself.
     Cname,
 }
@@ -34,6 +36,7 @@ impl Kind {
             Kind::Aaaa => RecordType::AAAA,
             Kind::Tlsa => RecordType::TLSA,
             Kind::Txt => RecordType::TXT,
+            Kind::Ptr => RecordType::PTR,
             Kind::Cname => RecordType::CNAME,
         }
     }
@@ -46,6 +49,7 @@ pub(crate) enum Records {
     Addresses(Arc<[IpAddr]>),
     Tlsa(Arc<[TlsaRecord]>),
     Txt(Arc<[Vec<u8>]>),
+    Names(Arc<[Domain]>),
     Alias,
 }
 
@@ -124,6 +128,7 @@ fn records(kind: Kind, found: &[&Record]) -> Records {
         Kind::A | Kind::Aaaa => Records::Addresses(found.iter().filter_map(address).take(MAX_RECORDS).collect()),
         Kind::Tlsa => Records::Tlsa(found.iter().filter_map(tlsa).take(MAX_RECORDS).collect()),
         Kind::Txt => Records::Txt(found.iter().filter_map(text).take(MAX_RECORDS).collect()),
+        Kind::Ptr => Records::Names(found.iter().filter_map(target).take(MAX_RECORDS).collect()),
         Kind::Cname => Records::Alias,
     }
 }
@@ -142,6 +147,12 @@ fn tlsa(record: &&Record) -> Option<TlsaRecord> {
 fn text(record: &&Record) -> Option<Vec<u8>> {
     let RData::TXT(text) = &record.data else { return None };
     Some(text.txt_data.concat())
+}
+
+/// A target that is not a host name names nobody.
+fn target(record: &&Record) -> Option<Domain> {
+    let RData::PTR(target) = &record.data else { return None };
+    Domain::parse(&target.0.to_ascii()).ok()
 }
 
 fn address(record: &&Record) -> Option<IpAddr> {

@@ -63,6 +63,26 @@ pub trait Resolve: Send + Sync + 'static {
 
     /// The TXT records of a name, at least one; the strings of each are joined without anything between them.
     fn txt<'a>(&'a self, name: &'a Domain) -> LookUp<'a, Arc<[Vec<u8>]>>;
+
+    /// The names to which an address points back (PTR), at least one. The name of an address is made by [`reverse`].
+    fn ptr<'a>(&'a self, name: &'a Domain) -> LookUp<'a, Arc<[Domain]>>;
+}
+
+/// The name under which the names of an address are found (RFC 1035 §3.5, RFC 3596 §2.5).
+pub fn reverse(address: IpAddr) -> Domain {
+    let name = match address.to_canonical() {
+        IpAddr::V4(ip) => {
+            let [a, b, c, d] = ip.octets();
+            format!("{d}.{c}.{b}.{a}.in-addr.arpa")
+        }
+        IpAddr::V6(ip) => {
+            let nibbles = ip.octets().into_iter().rev().flat_map(|octet| [octet & 15, octet >> 4]);
+            let labels: Vec<String> = nibbles.map(|nibble| format!("{nibble:x}")).collect();
+            format!("{}.ip6.arpa", labels.join("."))
+        }
+    };
+    // Digits and letters between single dots.
+    Domain::parse(&name).expect("the name of an address is a domain name")
 }
 
 /// What was found, and whether DNSSEC vouches for it.

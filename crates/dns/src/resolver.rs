@@ -185,6 +185,18 @@ impl Resolve for Resolver {
         }
         .boxed()
     }
+
+    fn ptr<'a>(&'a self, name: &'a Domain) -> LookUp<'a, Arc<[Domain]>> {
+        async move {
+            match self.look_up(name, Kind::Ptr).await? {
+                Known { records: Records::Names(found), secure, .. } if !found.is_empty() => {
+                    Ok(Answer { found, secure })
+                }
+                _ => Err(LookupError::NoRecords),
+            }
+        }
+        .boxed()
+    }
 }
 
 /// The addresses of both families. What one family has counts whatever happened to the other; a no needs both.
@@ -309,6 +321,7 @@ fn weight(question: &Question, kept: &Kept) -> u32 {
         Ok(Records::Mx(MxAnswer::Hosts(hosts))) => hosts.iter().map(|mx| RECORD + mx.host.as_str().len()).sum(),
         Ok(Records::Addresses(addresses)) => addresses.len() * size_of::<IpAddr>(),
         Ok(Records::Tlsa(records)) => records.iter().map(|record| RECORD + record.data.len()).sum(),
+        Ok(Records::Names(names)) => names.iter().map(|name| RECORD + name.as_str().len()).sum(),
         Ok(Records::Txt(texts)) => texts.iter().map(|text| RECORD + text.len()).sum(),
         Ok(Records::Mx(MxAnswer::Null) | Records::Alias) | Err(_) => 0,
     };

@@ -86,4 +86,8 @@ impl Resolve for SimResolver {
     fn txt<'a>(&'a self, _: &'a Domain) -> LookUp<'a, Arc<[Vec<u8>]>> {
         Box::pin(async { self.ask().await.and(Err(LookupError::NoRecords)) })
     }
+
+    fn ptr<'a>(&'a self, _: &'a Domain) -> LookUp<'a, Arc<[Domain]>> {
+        Box::pin(async { self.ask().await.and(Err(LookupError::NoRecords)) })
+    }
 }

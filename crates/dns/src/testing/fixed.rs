@@ -28,6 +28,7 @@ struct Entry {
     addresses: Vec<IpAddr>,
     tlsa: Vec<TlsaRecord>,
     texts: Vec<Vec<u8>>,
+    points_to: Vec<Domain>,
     temporary: bool,
     bogus: bool,
 }
@@ -50,6 +51,12 @@ impl Fixed {
     pub fn host(&self, name: &str, address: &str) -> &Self {
         let address = address.parse().expect("an IP address");
         self.change(name, |entry| entry.addresses.push(address))
+    }
+
+    /// Adds a PTR record.
+    pub fn ptr(&self, address: &str, host: &str) -> &Self {
+        let name = crate::reverse(address.parse().expect("an IP address"));
+        self.change(name.as_str(), |entry| entry.points_to.push(domain(host)))
     }
 
     /// Adds a TLSA record.
@@ -141,6 +148,11 @@ impl Resolve for Fixed {
 
     fn txt<'a>(&'a self, name: &'a Domain) -> LookUp<'a, Arc<[Vec<u8>]>> {
         let pick = |entry: &Entry| Some(entry.texts.clone().into()).filter(|texts: &Arc<[_]>| !texts.is_empty());
+        std::future::ready(self.look_up(name, pick)).boxed()
+    }
+
+    fn ptr<'a>(&'a self, name: &'a Domain) -> LookUp<'a, Arc<[Domain]>> {
+        let pick = |entry: &Entry| Some(entry.points_to.clone().into()).filter(|names: &Arc<[_]>| !names.is_empty());
         std::future::ready(self.look_up(name, pick)).boxed()
     }
 }

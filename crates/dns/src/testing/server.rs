@@ -85,6 +85,12 @@ impl DnsServer {
         self.change(|zone| zone.add(name, zone::text(text)))
     }
 
+    /// Adds a PTR record to the name of an address.
+    pub fn ptr(&self, address: &str, host: &str) -> &Self {
+        let name = crate::reverse(address.parse().expect("an IP address"));
+        self.change(|zone| zone.add(name.as_str(), zone::ptr(host)))
+    }
+
     /// Everything at and below the name is signed, and the server validates it: answers have the AD bit.
     pub fn signed(&self, apex: &str) -> &Self {
         self.change(|zone| zone.sign(apex))

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use hickory_resolver::proto::op::{Edns, Message, OpCode, ResponseCode};
-use hickory_resolver::proto::rr::rdata::{A, AAAA, CNAME, MX, NS, SOA, TLSA, TXT};
+use hickory_resolver::proto::rr::rdata::{A, AAAA, CNAME, MX, NS, PTR, SOA, TLSA, TXT};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 
 use crate::TlsaRecord;
@@ -210,6 +210,10 @@ pub(super) fn mx(preference: u16, host: &str) -> RData {
 pub(super) fn tlsa(record: TlsaRecord) -> RData {
     let TlsaRecord { usage, selector, matching, data } = record;
     RData::TLSA(TLSA::new(usage.into(), selector.into(), matching.into(), data.to_vec()))
+}
+
+pub(super) fn ptr(host: &str) -> RData {
+    RData::PTR(PTR(name(host)))
 }
 
 pub(super) fn text(text: &str) -> RData {

@@ -65,6 +65,19 @@ async fn records_come_whole() {
 }
 
 #[tokio::test]
+async fn an_address_points_back_to_its_names() {
+    let server = DnsServer::start();
+    server.ptr("192.0.2.7", "mx.example.org").ptr("2001:db8::1", "six.example.org");
+    let resolver = resolver(&server, Dnssec::Auto);
+    for (address, host) in [("192.0.2.7", "mx.example.org"), ("2001:db8::1", "six.example.org")] {
+        let names = resolver.ptr(&dns::reverse(address.parse().unwrap())).await.unwrap();
+        assert_eq!(*names.found, [domain(host)]);
+    }
+    let nobody = resolver.ptr(&dns::reverse("192.0.2.8".parse().unwrap())).await;
+    assert_eq!(nobody, Err(LookupError::NoSuchDomain));
+}
+
+#[tokio::test]
 async fn a_chain_is_as_secure_as_its_weakest_link() {
     for chases in [true, false] {
         let server = two_zones();

@@ -142,6 +142,10 @@ impl Resolve for Stuck {
     fn txt<'a>(&'a self, name: &'a Domain) -> LookUp<'a, Arc<[Vec<u8>]>> {
         Resolve::txt(&self.0, name)
     }
+
+    fn ptr<'a>(&'a self, name: &'a Domain) -> LookUp<'a, Arc<[Domain]>> {
+        Resolve::ptr(&self.0, name)
+    }
 }
 
 #[tokio::test(start_paused = true)]
