@@ -9,6 +9,9 @@ has a fresh server, which is warmed up first. CPU time is that of the server's c
 generator and the sink are not counted, but share the machine. The ceiling of a cell is the generator straight into the
 sink; smtp-source does not pipeline, so that with few sessions it is the generator that binds.
 
+With --tls both ways go by STARTTLS, and generator and sink are our own (crates/tls/examples/load.rs), for those of Postfix
+know no TLS; sessions are not resumed towards the server, and certificates are not checked.
+
 Needs root (control groups, users of the servers). `./dev bench` fetches the servers and sets $POSTRIDER_TEST_POSTFIX.
 """
 import argparse, os, platform, re, shutil, socket, statistics, subprocess, sys, tempfile, time
@@ -34,8 +37,8 @@ MOST = {"1k": 60000, "10k": 60000, "100k": 8000}
 class Tools:
     """The generator and the sink, in a control group of their own."""
 
-    def __init__(self, work, group="postrider-bench-tools"):
-        self.work, self.group = work, Group(group)
+    def __init__(self, work, group="postrider-bench-tools", tls=False):
+        self.work, self.group, self.tls = work, Group(group), tls
         self.group.end()
         os.makedirs(work + "/etc")
         open(work + "/etc/main.cf", "w").write("myhostname = gen.test\nmydomain = test\n")
@@ -43,6 +46,9 @@ class Tools:
         tree = os.environ["POSTRIDER_TEST_POSTFIX"]
         self.env = dict(os.environ, LD_LIBRARY_PATH=tree + "/usr/lib/postfix", MAIL_CONFIG=work + "/etc")
         self.programs = tree + "/usr/sbin/"
+        self.load = os.path.abspath(os.environ.get("POSTRIDER_TLS_LOAD", "target/release/examples/load"))
+        if tls:
+            subprocess.run([self.load, "certificate", work], check=True)
 
     def spawn(self, name, *arguments, **more):
         command = [self.programs + name, *arguments]
@@ -55,10 +61,18 @@ class Tools:
     def generate(self, cell, count, port, extra=()):
         """Sends `count` messages; gives an error text or an empty one."""
         size, sessions, mode = cell.split("/")
+        if self.tls:
+            command = [self.load, "source", str(port), str(min(int(sessions), count)), str(count), str(SIZES[size]), mode]
+            return self.finish(self.spawn_other(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE))
         keep = ["-d"] if mode == "reuse" else []
         process = self.spawn("smtp-source", "-C", "20", "-s", str(min(int(sessions), count)), "-m", str(count), "-l",
                              str(SIZES[size]), "-f", "from@bench.test", "-t", "to@bench.test", *keep, *extra,
                              f"127.0.0.1:{port}", stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        return self.finish(process)
+
+    @staticmethod
+    def finish(process):
+        """Waits for a generator; gives an error text or an empty one."""
         try:
             text = process.communicate(timeout=180)[1].decode(errors="replace").strip()
         except subprocess.TimeoutExpired:
@@ -69,13 +83,14 @@ class Tools:
 
 
 class Sink:
-    """smtp-sink, and how many messages it has taken."""
+    """smtp-sink, or ours with TLS, and how many messages it has taken."""
 
     def __init__(self, tools):
         wait_for_nobody(OUT)
         self.path = tools.work + "/sink.out"
         with open(self.path, "w") as out:
-            self.process = tools.spawn("smtp-sink", "-c", "-u", "root", "-m", "1000", f"127.0.0.1:{OUT}", "4096", stdout=out, stderr=subprocess.DEVNULL)
+            ours = [tools.load, "sink", str(OUT), tools.work]
+            self.process = tools.spawn_other(ours, stdout=out, stderr=subprocess.DEVNULL) if tools.tls else tools.spawn("smtp-sink", "-c", "-u", "root", "-m", "1000", f"127.0.0.1:{OUT}", "4096", stdout=out, stderr=subprocess.DEVNULL)
         wait_for_port(OUT)
 
     def count(self):
@@ -117,7 +132,7 @@ class Bench:
     """One invocation."""
 
     def __init__(self, options, work):
-        self.options, self.work, self.tools = options, work, Tools(work)
+        self.options, self.work, self.tools = options, work, Tools(work, tls=options.tls)
         self.results, self.ceilings, self.rates = {}, {}, {}
 
     def run(self):
@@ -148,6 +163,7 @@ class Bench:
         shutil.rmtree(folder, ignore_errors=True)
         os.makedirs(folder)
         server = kind(folder, lambda command, **more: subprocess.Popen(command, preexec_fn=group.join, **more))
+        server.certificate = self.work if self.options.tls else None
         sink = None
         try:
             wait_for_nobody(server.port)
@@ -257,8 +273,9 @@ class Bench:
         """Puts table and drawing into this folder; a newer run of the same kind replaces the older one."""
         options, medians = self.options, self.medians()
         two = set(options.servers) <= set(servers.ALL)
-        title = options.scenario if two else f"{options.scenario}, more servers"
-        picture = f"{options.scenario}.svg" if two else f"{options.scenario}-servers.svg"
+        scenario = f"{options.scenario} with STARTTLS" if options.tls else options.scenario
+        title = scenario if two else f"{scenario}, more servers"
+        picture = f"{options.scenario}{'-tls' if options.tls else ''}{'' if two else '-servers'}.svg"
         names = {name: SERVERS[name].name for name in options.servers}
         with open(os.path.join(HERE, picture), "w") as file:
             file.write(plot.draw(options.scenario, options.cells, names, medians, self.ceilings))
@@ -295,6 +312,7 @@ def parse():
     parser.add_argument("--servers", default="two", help=f"two (postfix and postrider), all, or some of {', '.join(SERVERS)} (default: two)")
     parser.add_argument("--rounds", type=int, default=3, help="measured runs of each server in each cell (default: 3)")
     parser.add_argument("--seconds", type=float, default=4, help="about how long one run takes (default: 4)")
+    parser.add_argument("--tls", action="store_true", help="STARTTLS both ways, for postfix and postrider")
     parser.add_argument("--write", action="store_true", help="put table and drawing into bench/")
     options = parser.parse_args()
     options.cells = list(dict.fromkeys(cell for part in options.cells.split(",") for cell in CELLS.get(part, [part])))
@@ -303,6 +321,8 @@ def parse():
         parser.error(f"no such cell: {wrong[0]}; for example 10k/20/reuse")
     if wrong := [name for name in options.servers if name not in SERVERS]:
         parser.error(f"no such server: {wrong[0]}")
+    if options.tls and (options.scenario != "relay" or not set(options.servers) <= set(servers.ALL)):
+        parser.error("--tls is for relay, with postfix and postrider")
     if options.rounds < 1 or options.seconds <= 0:
         parser.error("there must be something to measure")
     options.servers = [name for name in options.servers if options.scenario in SERVERS[name].scenarios]

@@ -15,6 +15,16 @@ smtpd_client_connection_count_limit = 0
 smtpd_peername_lookup = no
 """
 
+# STARTTLS both ways, with what Postfix can keep between messages (TLS_README).
+POSTFIX_TLS = """smtpd_tls_security_level = may
+smtpd_tls_cert_file = {folder}/cert.pem
+smtpd_tls_key_file = {folder}/key.pem
+smtpd_tls_session_cache_database = btree:$data_directory/smtpd_scache
+smtp_tls_security_level = encrypt
+smtp_tls_session_cache_database = btree:$data_directory/smtp_scache
+smtp_tls_connection_reuse = yes
+"""
+
 
 class Server:
     """One server in a folder of its own, started inside the measured group of processes."""
@@ -28,6 +38,8 @@ class Server:
     # Whether 4yz under load is normal: then what was delivered counts.
     may_reject = False
     port = IN
+    # The folder with cert.pem and key.pem where both ways go by STARTTLS.
+    certificate = None
 
     def __init__(self, work, spawn):
         self.work, self.spawn, self.process = work, spawn, None
@@ -63,6 +75,18 @@ class Postrider(Server):
         os.makedirs(self.work + "/store")
         os.chown(self.work + "/store", user.pw_uid, user.pw_gid)
         os.chmod(self.work, 0o755)
+        listener, route, more = "", "", ""
+        if self.certificate:
+            # Started as root, it reads the key before it becomes somebody else, and again when it changes.
+            for file in ("cert.pem", "key.pem"):
+                shutil.copy(f"{self.certificate}/{file}", self.work)
+                os.chown(f"{self.work}/{file}", user.pw_uid, user.pw_gid)
+            listener, route = 'tls = "offered"', 'tls = "encrypt"'
+            more = f"""
+[[certificate]]
+chain = "{self.work}/cert.pem"
+key = "{self.work}/key.pem"
+"""
         self.write("postrider.toml", f"""hostname = "mx.bench.local"
 user = "nobody"
 networks = ["127.0.0.0/8"]
@@ -77,12 +101,14 @@ per_ipv4_network = 1000
 [[listener]]
 name = "bench"
 address = "127.0.0.1:{IN}"
+{listener}
 
 [[route]]
 name = "sink"
 domains = "*"
 to = "127.0.0.1:{OUT}"
-""")
+{route}
+{more}""")
 
     def start(self):
         binary = os.environ.get("POSTRIDER", "target/release/postrider")
@@ -100,6 +126,9 @@ class Postfix(Server):
         os.chmod(work, 0o755)
         user = pwd.getpwnam("postfix")
         os.chown(work + "/data", user.pw_uid, user.pw_gid)
+        tls = "smtp_tls_security_level = none\nsmtpd_tls_security_level = none\n"
+        if self.certificate:
+            tls = POSTFIX_TLS.format(folder=self.certificate)
         self.write("etc/main.cf", f"""compatibility_level = 3.6
 queue_directory = {work}/queue
 data_directory = {work}/data
@@ -127,14 +156,14 @@ mynetworks = 127.0.0.0/8
 smtpd_relay_restrictions = permit_mynetworks, reject
 relayhost = [127.0.0.1]:{OUT}
 smtp_host_lookup = native
-smtp_tls_security_level = none
-smtpd_tls_security_level = none
-maillog_file = {work}/maillog
+{tls}maillog_file = {work}/maillog
 maillog_file_prefixes = /tmp, /var, {work}
 """ + POSTFIX_TUNED)
         master = open(tree + "/usr/share/postfix/master.cf.dist").read()
         master = re.sub(r"(?m)^smtp\s+inet.*$", f"127.0.0.1:{IN} inet n - n - - smtpd", master)
         master = re.sub(r"(?m)^(\S+\s+(?:inet|unix|fifo|pass|unix-dgram)\s+\S+\s+\S+\s+)y", r"\1n", master)
+        if self.certificate:
+            master = re.sub(r"(?m)^#(?=tlsproxy\s)", "", master)
         if "postlog " not in master:
             master += "\npostlog unix-dgram n - n - 1 postlogd\n"
         self.write("etc/master.cf", master)
