@@ -11,6 +11,8 @@ use mail::{
 
 use super::*;
 
+mod security;
+
 /// `S:` lines go to the client, `C:` lines must come from it. Each dialogue is held twice: with the server's bytes in
 /// one piece per line, and octet by octet.
 struct Dialogue<'a> {

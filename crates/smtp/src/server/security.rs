@@ -70,9 +70,9 @@ impl Session {
         }
     }
 
-    /// The handshake after [`Event::StartTls`] failed: there is nothing more to say.
+    /// The handshake failed, whichever it was: there is nothing more to say.
     pub fn handshake_failed(&mut self) {
-        if matches!(self.phase, Phase::StartTls | Phase::Handshake) {
+        if matches!(self.phase, Phase::Greeting(_) | Phase::StartTls | Phase::Handshake) {
             self.output.clear();
             self.close(CloseReason::Handshake);
         }

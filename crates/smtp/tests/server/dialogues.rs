@@ -5,9 +5,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use mail::{Domain, EnhancedCode, Protocol, Recipient, Reply, ReversePath};
-use smtp::server::{Answer, CloseReason, Config, Endings, Event, Finished, Limits, Peer, Session, Transaction};
+use mail::{
+    Domain, EnhancedCode, Protocol, Recipient, Reply, ReversePath, Timestamp, TlsFacts, TlsVersion, TransferProtocol,
+    Verified,
+};
+use smtp::server::{
+    Answer, CloseReason, Config, Endings, Event, Finished, Limits, Peer, Session, TlsOffer, Transaction,
+};
 
+use crate::accounts::Accounts;
 use crate::script::{self, Script, Setting, Step};
 
 #[test]
@@ -43,6 +49,9 @@ fn scripts() -> Vec<Script> {
 struct Run {
     session: Session,
     refusals: Vec<(String, String, Reply)>,
+    accounts: Accounts,
+    /// Whether the session waits for the handshake.
+    handshake: bool,
     now: Instant,
     /// The most octets that arrive at once.
     cut: usize,
@@ -50,8 +59,10 @@ struct Run {
     wire: Vec<u8>,
     /// Said, not yet expected.
     said: Vec<u8>,
+    /// The lines that `S~` took last.
+    taken: Vec<String>,
     content: Vec<u8>,
-    finished: Option<(Transaction, Vec<u8>)>,
+    finished: Option<(Transaction, Vec<u8>, TransferProtocol)>,
     aborted: bool,
     closed: Option<CloseReason>,
     place: String,
@@ -61,13 +72,18 @@ impl Run {
     fn new(script: &Script, cut: usize) -> Self {
         let mut config = Config::new(Domain::parse("mx.example.org").unwrap());
         let mut peer = Peer::new("192.0.2.7:40000".parse().unwrap(), "192.0.2.1:25".parse().unwrap());
-        let mut refusals = Vec::new();
+        let (mut refusals, mut accounts) = (Vec::new(), Accounts::default());
         for setting in &script.settings {
             match setting {
                 Setting::Lmtp => config.protocol = Protocol::Lmtp,
                 Setting::Repair => config.endings = Endings::Repair,
                 Setting::Xclient => peer.may_xclient = true,
                 Setting::Segments => {}
+                Setting::Tls(how) => config.tls = tls(how),
+                Setting::Auth(mechanisms) => config.auth.mechanisms.clone_from(mechanisms),
+                Setting::AuthRequired => config.auth.required = true,
+                Setting::Account(name, password) => accounts.add(name, password),
+                Setting::Offer(key, value) => offer(&mut config, key, *value),
                 Setting::Limit(key, value) => set_limit(&mut config.limits, key, *value),
                 Setting::Refuse { what, whom, reply: line } => {
                     refusals.push((what.clone(), whom.clone(), reply(line)));
@@ -75,13 +91,20 @@ impl Run {
             }
         }
         let now = Instant::now();
+        let handshake = config.tls == TlsOffer::Implicit;
+        let mut session = Session::new(Arc::new(config), peer, now);
+        // 2026-11-21T09:30:00Z
+        session.tell_time(now, Timestamp::from_millis(1_795_253_400_000));
         Self {
-            session: Session::new(Arc::new(config), peer, now),
+            session,
             refusals,
+            accounts,
+            handshake,
             now,
             cut,
             wire: Vec::new(),
             said: Vec::new(),
+            taken: Vec::new(),
             content: Vec::new(),
             finished: None,
             aborted: false,
@@ -100,17 +123,22 @@ impl Run {
     }
 
     fn step(&mut self, step: &Step) {
-        if let Step::Send(octets) = step {
-            return self.wire.extend_from_slice(octets);
+        match step {
+            Step::Send(octets) => return self.wire.extend_from_slice(octets),
+            Step::Tls => self.handshake(),
+            _ => {}
         }
         self.deliver();
         let place = &self.place;
         match step {
-            Step::Send(_) | Step::Boundary => {}
+            Step::Send(_) | Step::Tls | Step::Boundary => {}
             Step::Expect(pattern) => {
                 let line = self.line();
                 assert!(script::matches(pattern, &line), "{}: expected {pattern:?}, got {line:?}", self.place);
             }
+            Step::Until(pattern) => self.until(pattern),
+            Step::Offers(words) => assert!(script::offers(&self.taken, words), "{place}: {:#?}", self.taken),
+            Step::Lacks(word) => assert!(script::lacks(&self.taken, word), "{place}: {:#?}", self.taken),
             Step::Silence => assert_eq!(self.said.escape_ascii().to_string(), "", "{place}: no silence"),
             Step::Close(reason) => {
                 let closed = self.closed.unwrap_or_else(|| panic!("{place}: still open"));
@@ -118,23 +146,51 @@ impl Run {
             }
             Step::Time(span) => self.pass(*span),
             Step::Eof => {
+                self.handshake = false;
                 self.session.disconnected();
                 self.drive();
             }
+            Step::With(protocol) => {
+                let (_, _, got) = self.finished.as_ref().unwrap_or_else(|| panic!("{place}: no message"));
+                assert_eq!(got.as_str(), protocol, "{place}");
+            }
             Step::Content(content) => {
-                let (_, got) = self.finished.as_ref().unwrap_or_else(|| panic!("{place}: no message"));
+                let (_, got, _) = self.finished.as_ref().unwrap_or_else(|| panic!("{place}: no message"));
                 assert_eq!(got.escape_ascii().to_string(), content.escape_ascii().to_string(), "{place}");
             }
             Step::Recipients(recipients) => {
-                let (transaction, _) = self.finished.as_ref().unwrap_or_else(|| panic!("{place}: no message"));
+                let (transaction, _, _) = self.finished.as_ref().unwrap_or_else(|| panic!("{place}: no message"));
                 assert_eq!(&transaction.recipients.iter().map(address).collect::<Vec<_>>(), recipients, "{place}");
             }
             Step::Abort => assert!(std::mem::take(&mut self.aborted), "{place}: nothing was dropped"),
         }
     }
 
+    fn until(&mut self, pattern: &str) {
+        self.taken.clear();
+        while self.taken.last().is_none_or(|line| !script::matches(pattern, line)) {
+            let line = self.line();
+            self.taken.push(line);
+        }
+    }
+
+    fn handshake(&mut self) {
+        self.deliver();
+        assert_eq!(self.said.escape_ascii().to_string(), "", "{}: said in clear and not expected", self.place);
+        assert!(std::mem::take(&mut self.handshake), "{}: no handshake is due", self.place);
+        let cipher = "TLS_AES_256_GCM_SHA384".to_owned();
+        self.session.secured(TlsFacts { version: TlsVersion::V1_3, cipher, verified: Verified::No }, self.now);
+        self.drive();
+    }
+
     /// Lets the session have what was sent, as far as it wants it.
     fn deliver(&mut self) {
+        if self.handshake && !self.wire.is_empty() {
+            // Commands are no ClientHello.
+            self.wire.clear();
+            self.handshake = false;
+            self.session.handshake_failed();
+        }
         while !self.wire.is_empty() && (self.session.wants_input() || self.session.is_closed()) {
             let cut = self.cut.min(self.wire.len());
             let mut piece = BytesMut::from(&self.wire[..cut]);
@@ -146,6 +202,9 @@ impl Run {
     }
 
     fn drive(&mut self) {
+        if self.handshake {
+            return;
+        }
         while let Some(event) = self.session.next_event(self.now) {
             assert_eq!(self.closed, None, "{}: an event behind the last one: {event:?}", self.place);
             if let Some(answer) = self.take(event) {
@@ -184,9 +243,21 @@ impl Run {
                 self.closed = Some(reason);
                 None
             }
-            Event::Auth { .. } | Event::AuthResponse(_) => Some(self.answer("auth", "*")),
+            Event::Auth { mechanism, initial } => Some(self.accounts.begin(&mechanism, initial.as_deref())),
+            Event::AuthResponse(message) => Some(self.accounts.step(&message)),
+            Event::AuthCancelled => {
+                self.accounts.cancel();
+                None
+            }
+            Event::Authenticated(account) => {
+                assert_eq!(self.session.account(), Some(account.as_str()), "{}", self.place);
+                None
+            }
+            Event::StartTls => {
+                self.starts_tls();
+                None
+            }
             Event::Hello(_) | Event::Refused(_) => None,
-            Event::StartTls | Event::AuthCancelled | Event::Authenticated(_) => None,
         }
     }
 
@@ -199,8 +270,18 @@ impl Run {
                 _ => Reply::new(250, EnhancedCode::new(2, 0, 0), "queued"),
             });
         let answer = Answer::Each(replies.collect());
-        self.finished = Some((finished.transaction, content));
+        self.finished = Some((finished.transaction, content, finished.protocol));
         answer
+    }
+
+    fn starts_tls(&mut self) {
+        match self.refusals.iter().any(|(on, _, _)| on == "tls") {
+            true => self.session.tls_unavailable(self.now),
+            false => {
+                self.said.extend_from_slice(&self.session.take_output());
+                self.handshake = true;
+            }
+        }
     }
 
     fn answer(&self, what: &str, whom: &str) -> Answer {
@@ -226,6 +307,24 @@ impl Run {
         let end = end.unwrap_or_else(|| panic!("{}: nothing was said", self.place));
         let line: Vec<u8> = self.said.drain(..end + 2).take(end).collect();
         String::from_utf8(line).unwrap()
+    }
+}
+
+fn tls(how: &str) -> TlsOffer {
+    match how {
+        "offered" => TlsOffer::StartTls,
+        "required" => TlsOffer::Required,
+        _ => TlsOffer::Implicit,
+    }
+}
+
+fn offer(config: &mut Config, key: &str, value: u64) {
+    let span = Some(Duration::from_secs(value));
+    match key {
+        "future_release" => config.future_release = span,
+        "deliver_by" => config.deliver_by = span,
+        "priority" => config.mt_priority = value > 0,
+        _ => panic!("nothing to offer is called {key}"),
     }
 }
 

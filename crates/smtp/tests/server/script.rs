@@ -25,6 +25,16 @@ pub enum Setting {
     Repair,
     /// `%xclient`: the client may use XCLIENT.
     Xclient,
+    /// `%tls offered`, `%tls required` or `%tls implicit`.
+    Tls(String),
+    /// `%auth MECHANISM …`: what clients may authenticate by.
+    Auth(Vec<String>),
+    /// `%auth-required`: MAIL needs an account.
+    AuthRequired,
+    /// `%account NAME PASSWORD`.
+    Account(String, String),
+    /// `%offer KEY VALUE`: `future_release`, `deliver_by` in seconds, or `priority`.
+    Offer(String, u64),
     /// `%segments`: what is sent together must arrive together.
     Segments,
     /// `%limit KEY VALUE`: one of the limits; durations in seconds.
@@ -49,6 +59,12 @@ pub enum Step {
     Boundary,
     /// `S: …`: the next reply line, a pattern for [`matches`].
     Expect(String),
+    /// `S~ …`: reply lines up to the one that matches, which is expected.
+    Until(String),
+    /// `=offers WORDS`: a line of those that `S~` took last is the code and these words.
+    Offers(String),
+    /// `=lacks WORD`: none of them begins with the word.
+    Lacks(String),
     /// `=silence`: everything was read, and nothing more is said.
     Silence,
     /// `=close REASON`: the server closes the connection.
@@ -57,6 +73,10 @@ pub enum Step {
     Time(Duration),
     /// `=eof`: the client closes the connection.
     Eof,
+    /// `=tls`: the handshake, which both sides have agreed upon.
+    Tls,
+    /// `=with ESMTPSA`: how the last complete message came.
+    With(String),
     /// `=content …`: the content of the last message that was complete.
     Content(Vec<u8>),
     /// `=recipients A B`: its recipients.
@@ -103,6 +123,17 @@ pub fn matches(pattern: &str, line: &str) -> bool {
     line.char_indices().skip(1).map(|(at, _)| at).chain([line.len()]).any(|at| at > 0 && matches(tail, &line[at..]))
 }
 
+/// Whether one of these reply lines is a code and these words.
+pub fn offers(lines: &[String], words: &str) -> bool {
+    lines.iter().any(|line| line.get(4..).is_some_and(|line| matches(words, line)))
+}
+
+/// Whether none of these reply lines begins, behind its code, with this word.
+pub fn lacks(lines: &[String], word: &str) -> bool {
+    let first = |line: &String| line.get(4..).and_then(|line| line.split(' ').next()).map(str::to_owned);
+    !lines.iter().any(|line| first(line).as_deref() == Some(word))
+}
+
 fn setting(text: &str) -> Option<Setting> {
     let mut words = text.splitn(4, ' ');
     let known = match (words.next()?, words.next(), words.next(), words.next()) {
@@ -110,6 +141,11 @@ fn setting(text: &str) -> Option<Setting> {
         ("repair", None, None, None) => Setting::Repair,
         ("xclient", None, None, None) => Setting::Xclient,
         ("segments", None, None, None) => Setting::Segments,
+        ("auth-required", None, None, None) => Setting::AuthRequired,
+        ("tls", Some(how @ ("offered" | "required" | "implicit")), None, None) => Setting::Tls(how.to_owned()),
+        ("auth", Some(_), _, _) => Setting::Auth(text.split(' ').skip(1).map(str::to_owned).collect()),
+        ("account", Some(name), Some(password), None) => Setting::Account(name.to_owned(), password.to_owned()),
+        ("offer", Some(key), Some(value), None) => Setting::Offer(key.to_owned(), value.parse().ok()?),
         ("limit", Some(key), Some(value), None) => Setting::Limit(key.to_owned(), value.parse().ok()?),
         ("refuse", Some(what), Some(whom), Some(reply)) => {
             Setting::Refuse { what: what.to_owned(), whom: whom.to_owned(), reply: reply.to_owned() }
@@ -139,12 +175,19 @@ fn step(line: &str) -> Option<Step> {
     if let Some(pattern) = line.strip_prefix("S: ") {
         return Some(Step::Expect(pattern.to_owned()));
     }
+    if let Some(pattern) = line.strip_prefix("S~ ") {
+        return Some(Step::Until(pattern.to_owned()));
+    }
     let (word, rest) = line.strip_prefix('=')?.split_once(' ').unwrap_or((&line[1..], ""));
     match word {
         "silence" => Some(Step::Silence),
         "close" => Some(Step::Close((!rest.is_empty()).then(|| rest.to_owned()))),
         "time" => rest.parse().ok().map(|seconds| Step::Time(Duration::from_secs_f64(seconds))),
         "eof" => Some(Step::Eof),
+        "tls" => Some(Step::Tls),
+        "offers" => Some(Step::Offers(rest.to_owned())),
+        "lacks" => Some(Step::Lacks(rest.to_owned())),
+        "with" => Some(Step::With(rest.to_owned())),
         "content" => unescape(rest).map(Step::Content),
         "recipients" => Some(Step::Recipients(rest.split(' ').map(str::to_owned).collect())),
         "abort" => Some(Step::Abort),
