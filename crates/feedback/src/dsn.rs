@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use mail::{
-    BodyKind, Delivered, Domain, Envelope, Fault, Mailbox, MessageId, Notify, Origin, Outcome, Protocol, Recipient,
+    BodyKind, Delivered, Domain, Envelope, Fault, Mailbox, MessageId, Notify, Outcome, Protocol, Recipient,
     ReversePath, Timestamp, header,
 };
 
@@ -156,17 +156,10 @@ pub fn build(report: &Report<'_>, form: Form) -> Result<Dsn, Refusal> {
 fn envelope(report: &Report<'_>, sender: &Mailbox, body: BodyKind, utf8: bool) -> Envelope {
     let recipient = Recipient { notify: Notify::Never, ..Recipient::from(sender.clone()) };
     Envelope {
-        id: report.id,
-        received_at: report.now,
-        reverse_path: ReversePath::Null,
-        recipients: vec![recipient],
         body,
         utf8,
-        ret: None,
-        envid: None,
-        origin: Origin::local(),
         tenant: report.original.tenant.clone(),
-        campaign: None,
+        ..Envelope::new(report.id, report.now, ReversePath::Null, [recipient])
     }
 }
 

@@ -179,7 +179,7 @@ mod tests {
         assert_eq!(code(Reply::new(554, EnhancedCode::new(2, 1, 1), "")), "5.0.0");
         assert_eq!(status(&Happened::Expired(None)).to_string(), "4.4.7");
         let reply = Reply::new(250, None, "");
-        let delivered = Delivered { host: String::new(), address: None, reply, dsn: false };
+        let delivered = Delivered { host: String::new(), address: None, reply, dsn: false, tls: None };
         assert_eq!(status(&Happened::Relayed(&delivered)).to_string(), "2.0.0");
     }
 

@@ -87,7 +87,7 @@ mod tests {
         let sender = ReversePath::Mailbox("a@example.org".parse().unwrap());
         let delivered = |dsn| {
             let reply = Reply::new(250, None, "ok");
-            Outcome::Delivered(Delivered { host: "mx".into(), address: None, reply, dsn })
+            Outcome::Delivered(Delivered { host: "mx".into(), address: None, reply, dsn, tls: None })
         };
         let owed = |outcome: &Outcome, protocol| owed(&sender, everything, outcome, protocol);
         assert_eq!(owed(&delivered(true), Protocol::Smtp), None);

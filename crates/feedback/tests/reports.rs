@@ -6,8 +6,8 @@ use std::process::Command;
 use bytes::Bytes;
 use feedback::{Action, Dsn, Form, Happened, Notice, Refusal, Report, Returned, build, returns};
 use mail::{
-    BodyKind, Delivered, Domain, EnhancedCode, Envelope, Fault, FaultSource, MessageId, Notify, Origin,
-    OriginalRecipient, Recipient, Reply, Ret, ReversePath, Timestamp,
+    BodyKind, Delivered, Domain, EnhancedCode, Envelope, Fault, FaultSource, MessageId, Notify, OriginalRecipient,
+    Recipient, Reply, Ret, ReversePath, Timestamp,
 };
 use mail_parser::{MessageParser, MimeHeaders, PartType};
 use proptest::prelude::*;
@@ -28,18 +28,13 @@ struct Case {
 impl Case {
     fn new(from: &str, to: &[&str]) -> Case {
         let recipients = to.iter().map(|to| Recipient::from(to.parse::<mail::Mailbox>().unwrap()));
+        let received_at = Timestamp::from_millis(1_795_250_000_000);
+        let sender = ReversePath::Mailbox(from.parse().unwrap());
         let original = Envelope {
-            id: MessageId::from_u128(7),
-            received_at: Timestamp::from_millis(1_795_250_000_000),
-            reverse_path: ReversePath::Mailbox(from.parse().unwrap()),
-            recipients: recipients.collect(),
             body: BodyKind::EightBitMime,
             utf8: !from.is_ascii(),
-            ret: None,
-            envid: None,
-            origin: Origin::local(),
             tenant: Some("tenant".into()),
-            campaign: None,
+            ..Envelope::new(MessageId::from_u128(7), received_at, sender, recipients)
         };
         let returned = Returned::Full(Bytes::from_static(ORIGINAL.as_bytes()));
         Case { us: Domain::parse("mx.example.org").unwrap(), original, returned, limit: 10_000 }
@@ -204,7 +199,7 @@ fn every_kind_has_its_words() {
     let case = Case::new("a@example.org", &["b@example.net"]);
     let fault = peer(451, "4.7.1", &["greylisted"]);
     let reply = Reply::new(250, EnhancedCode::new(2, 6, 0), "ok");
-    let delivered = Delivered { host: "mx.example.net".into(), address: None, reply, dsn: false };
+    let delivered = Delivered { host: "mx.example.net".into(), address: None, reply, dsn: false, tls: None };
     let until = Timestamp::from_millis(NOW.as_millis() + 86_400_000);
     let kinds = [
         (Happened::Expired(Some(&fault)), "failed", "4.4.7", "could not be delivered"),
@@ -240,7 +235,7 @@ fn several_recipients_share_a_report_and_the_worst_names_it() {
     let case = Case::new("a@example.org", &["b@example.net", "c@example.net"]);
     let fault = peer(550, "5.2.2", &["mailbox full"]);
     let reply = Reply::new(250, None, "ok");
-    let delivered = Delivered { host: "mx.example.net".into(), address: None, reply, dsn: false };
+    let delivered = Delivered { host: "mx.example.net".into(), address: None, reply, dsn: false, tls: None };
     let report = case.report(&[Happened::Relayed(&delivered), Happened::Failed(&fault)]);
     assert_eq!(report.action(), Some(Action::Failed));
     let found = read_one(&build(&report, Form::Ascii).unwrap());

@@ -8,6 +8,7 @@ use crate::address::Mailbox;
 use crate::id::MessageId;
 use crate::path::{ForwardPath, ReversePath};
 use crate::time::Timestamp;
+use crate::tls::TlsFacts;
 
 /// Everything that travels with a message outside its content. Never printed into content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,9 +35,51 @@ pub struct Envelope {
     pub tenant: Option<String>,
     /// The stream within a tenant; lanes share fairly between campaigns.
     pub campaign: Option<String>,
+    /// Who submitted it: the name of the account that authenticated.
+    pub account: Option<String>,
+    /// What the sender asks of the lines it goes over.
+    pub tls: TlsDemand,
+    /// By when it is wanted (RFC 2852).
+    pub deliver_by: Option<DeliverBy>,
+    /// Before this time nobody gets it (RFC 4865).
+    pub release_at: Option<Timestamp>,
+    /// From -9 to 9; the higher one goes first where both wait (RFC 6710).
+    pub priority: i8,
 }
 
 impl Envelope {
+    /// An envelope that says nothing but this: a message of ours, of seven bits, sent without a parameter.
+    pub fn new(
+        id: MessageId,
+        received_at: Timestamp,
+        reverse_path: ReversePath,
+        recipients: impl IntoIterator<Item = Recipient>,
+    ) -> Self {
+        Self {
+            id,
+            received_at,
+            reverse_path,
+            recipients: recipients.into_iter().collect(),
+            body: BodyKind::SevenBit,
+            utf8: false,
+            ret: None,
+            envid: None,
+            origin: Origin::local(),
+            tenant: None,
+            campaign: None,
+            account: None,
+            tls: TlsDemand::Default,
+            deliver_by: None,
+            release_at: None,
+            priority: 0,
+        }
+    }
+
+    /// From when on it may be delivered; its age counts from here too.
+    pub fn begins_at(&self) -> Timestamp {
+        self.release_at.map_or(self.received_at, |release| release.max(self.received_at))
+    }
+
     /// Whether any address needs SMTPUTF8, or the sender asked for it.
     pub fn needs_utf8(&self) -> bool {
         self.utf8 || self.reverse_path.needs_utf8() || self.recipients.iter().any(|r| r.path.needs_utf8())
@@ -65,6 +108,38 @@ impl From<Mailbox> for Recipient {
     fn from(mailbox: Mailbox) -> Self {
         Self::new(ForwardPath::Mailbox(mailbox))
     }
+}
+
+/// What a sender asks of the lines that the message goes over (RFC 8689).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TlsDemand {
+    /// What the policy for the destination says.
+    #[default]
+    Default,
+    /// `REQUIRETLS`: verified TLS at every hop, or none at all.
+    Required,
+    /// The field `TLS-Required: No`: better over a line that cannot be verified than not.
+    NotRequired,
+}
+
+/// The `BY` parameter (RFC 2852 §4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeliverBy {
+    /// By when.
+    pub by: Timestamp,
+    /// What happens if that cannot be done.
+    pub mode: ByMode,
+    /// Whether the sender wants to hear that the message went on to a server that may not know of the limit.
+    pub trace: bool,
+}
+
+/// What happens to a message that was not delivered in time (RFC 2852 §4.1.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ByMode {
+    /// It is given up and returned.
+    Return,
+    /// The sender is told of the delay, and it is tried on.
+    Notify,
 }
 
 /// The `BODY` parameter (RFC 6152, RFC 3030).
@@ -131,6 +206,8 @@ pub struct Origin {
     pub protocol: TransferProtocol,
     /// The listener it used, as the configuration names it.
     pub listener: String,
+    /// What is known of the TLS session it came over.
+    pub tls: Option<TlsFacts>,
 }
 
 impl Origin {
@@ -141,6 +218,7 @@ impl Origin {
             helo: String::new(),
             protocol: TransferProtocol::Local,
             listener: String::new(),
+            tls: None,
         }
     }
 }

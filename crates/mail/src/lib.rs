@@ -28,7 +28,10 @@ pub mod tls;
 pub use address::{AddressError, Host, LocalPart, Mailbox, Utf8};
 pub use attempt::{Assignment, AttemptReport, Protocol, Target, TargetHost};
 pub use domain::Domain;
-pub use envelope::{BodyKind, Envelope, Notify, NotifyOn, Origin, OriginalRecipient, Recipient, Ret, TransferProtocol};
+pub use envelope::{
+    BodyKind, ByMode, DeliverBy, Envelope, Notify, NotifyOn, Origin, OriginalRecipient, Recipient, Ret, TlsDemand,
+    TransferProtocol,
+};
 pub use event::{Event, Observer};
 pub use id::{MessageId, MessageIds};
 pub use outcome::{Act, Delivered, Fault, FaultSource, Outcome};

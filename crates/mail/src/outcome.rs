@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::reply::{EnhancedCode, Reply};
 use crate::time::Timestamp;
+use crate::tls::TlsFacts;
 
 /// The result of an attempt, or the end, for one recipient.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +53,8 @@ pub struct Delivered {
     pub reply: Reply,
     /// Whether it also took over the duty to report (RFC 3461 §5.2.2: it offered DSN); if not, success is `relayed`.
     pub dsn: bool,
+    /// What is known of the TLS session it went over.
+    pub tls: Option<TlsFacts>,
 }
 
 /// Why something did not work: a reply, and who gave it.

@@ -72,29 +72,23 @@ fn literal(address: IpAddr) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::envelope::{BodyKind, Origin, Recipient};
+    use crate::envelope::{Origin, Recipient};
     use crate::id::MessageId;
     use crate::path::ReversePath;
     use crate::time::Timestamp;
 
     fn envelope(helo: &str, recipients: &[&str]) -> Envelope {
+        let recipients = recipients.iter().map(|r| Recipient::from(r.parse::<crate::Mailbox>().unwrap()));
+        let received_at = Timestamp::from_millis(1_795_253_400_000);
         Envelope {
-            id: MessageId::from_u128(1),
-            received_at: Timestamp::from_millis(1_795_253_400_000),
-            reverse_path: ReversePath::Null,
-            recipients: recipients.iter().map(|r| Recipient::from(r.parse::<crate::Mailbox>().unwrap())).collect(),
-            body: BodyKind::SevenBit,
-            utf8: false,
-            ret: None,
-            envid: None,
             origin: Origin {
                 peer: "192.0.2.7:1234".parse().unwrap(),
                 helo: helo.into(),
                 protocol: TransferProtocol::Esmtp,
                 listener: "mx".into(),
+                tls: None,
             },
-            tenant: None,
-            campaign: None,
+            ..Envelope::new(MessageId::from_u128(1), received_at, ReversePath::Null, recipients)
         }
     }
 

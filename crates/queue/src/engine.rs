@@ -319,7 +319,7 @@ impl Drop for Finding {
 
 fn item(due: Due) -> Item {
     // Set by hand or by a fault, the due time lies behind the acceptance; that of new mail is it.
-    let class = if due.due <= due.received_at { Class::First } else { Class::Retry };
+    let class = if due.due <= due.begins_at { Class::First } else { Class::Retry };
     Item {
         key: (due.id, due.number),
         due: due.due,

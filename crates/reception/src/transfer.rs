@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use mail::{
     BodyKind, EnhancedCode, Envelope, ForwardPath, Host, LocalPart, Mailbox, MessageId, Origin, Received, Recipient,
-    Reply, Timestamp, Utf8,
+    Reply, Timestamp, TlsDemand, Utf8,
 };
 use smtp::server::Finished;
 use tokio::time::Instant;
@@ -147,7 +147,7 @@ pub(crate) struct Entrance<'a> {
 impl Entrance<'_> {
     /// The envelope of a complete transaction.
     pub(crate) fn envelope(&self, finished: Finished, id: MessageId, received_at: Timestamp) -> Envelope {
-        let Finished { transaction, content, hello, protocol, .. } = finished;
+        let Finished { transaction, content, hello, protocol, tls, account } = finished;
         let parameters = transaction.sender.parameters;
         let body = match parameters.body {
             // The sender said less than the content holds; whoever passes it on must know.
@@ -163,9 +163,14 @@ impl Entrance<'_> {
             utf8: parameters.utf8,
             ret: parameters.ret,
             envid: parameters.envid,
-            origin: Origin { peer: self.peer, helo: hello.name, protocol, listener: self.listener.name.clone() },
+            origin: Origin { peer: self.peer, helo: hello.name, protocol, listener: self.listener.name.clone(), tls },
             tenant: None,
             campaign: None,
+            account,
+            tls: if parameters.require_tls { TlsDemand::Required } else { TlsDemand::Default },
+            deliver_by: parameters.deliver_by.map(|by| by.from(received_at)),
+            release_at: parameters.release.map(|release| release.at(received_at)),
+            priority: parameters.priority.unwrap_or_default(),
         }
     }
 

@@ -8,7 +8,9 @@ use std::fmt::Write;
 
 use mail::{BodyKind, Notify, NotifyOn, OriginalRecipient, Ret, Utf8};
 
-pub use self::requests::{ByMode, DeliverBy, MAX_SUBMITTER, Release, Submitter};
+pub use mail::ByMode;
+
+pub use self::requests::{DeliverBy, MAX_SUBMITTER, Release, Submitter};
 use crate::xtext;
 
 /// The longest ENVID, encoded (RFC 3461 §4.4).

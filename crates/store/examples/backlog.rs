@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use mail::{
-    BodyKind, Clock, Destination, EnhancedCode, Envelope, Fault, ForwardPath, MessageIds, Origin, Randomness,
-    Recipient, ReversePath, SystemClock, Timestamp,
+    Clock, Destination, EnhancedCode, Envelope, Fault, ForwardPath, MessageIds, Randomness, Recipient, ReversePath,
+    SystemClock, Timestamp,
 };
 use store::{Delivery, IntakeError, Metrics, NewMessage, Options, RealFiles, Store};
 
@@ -109,19 +109,12 @@ async fn commit(job: &Job, number: u64) {
     let received_at = SystemClock.now();
     let id = job.ids.next(received_at);
     let recipient = format!("user{}@d{domain}.example", number % 1000);
-    let envelope = Envelope {
+    let envelope = Envelope::new(
         id,
         received_at,
-        reverse_path: ReversePath::Mailbox("sender@example.net".parse().expect("an address")),
-        recipients: vec![Recipient::new(ForwardPath::Mailbox(recipient.parse().expect("an address")))],
-        body: BodyKind::SevenBit,
-        utf8: false,
-        ret: None,
-        envid: None,
-        origin: Origin::local(),
-        tenant: None,
-        campaign: None,
-    };
+        ReversePath::Mailbox("sender@example.net".parse().expect("an address")),
+        vec![Recipient::new(ForwardPath::Mailbox(recipient.parse().expect("an address")))],
+    );
     let destination = Destination::new(format!("mx:d{domain}.example"));
     let fault = Fault::local(451, EnhancedCode::new(4, 4, 1), "No host could be reached");
     let delivery = Delivery { attempts: 1, last: Some(fault), ..Delivery::new(destination, [0], job.due) };

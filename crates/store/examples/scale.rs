@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use mail::{
-    Act, BodyKind, Clock, Destination, Envelope, ForwardPath, MessageId, MessageIds, Origin, Randomness, Recipient,
-    ReversePath, SystemClock, Timestamp,
+    Act, Clock, Destination, Envelope, ForwardPath, MessageId, MessageIds, Randomness, Recipient, ReversePath,
+    SystemClock, Timestamp,
 };
 use store::{Delivery, Due, Metrics, NewMessage, Options, RealFiles, Schedule, Store, Update};
 
@@ -136,19 +136,7 @@ impl Probe {
         let received_at = SystemClock.now();
         let id = self.ids.next(received_at);
         let recipient = ForwardPath::Mailbox("user@example.org".parse().expect("an address"));
-        let envelope = Envelope {
-            id,
-            received_at,
-            reverse_path: ReversePath::Null,
-            recipients: vec![Recipient::new(recipient)],
-            body: BodyKind::SevenBit,
-            utf8: false,
-            ret: None,
-            envid: None,
-            origin: Origin::local(),
-            tenant: None,
-            campaign: None,
-        };
+        let envelope = Envelope::new(id, received_at, ReversePath::Null, vec![Recipient::new(recipient)]);
         let (envelope, trace) = (envelope.into(), Bytes::new());
         let message = NewMessage { id, envelope, trace, content, deliveries: vec![delivery()] };
         self.store.commit(message, Vec::new()).await.expect("a commit");

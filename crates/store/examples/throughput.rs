@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use mail::{
-    BodyKind, Destination, Envelope, ForwardPath, MessageIds, Notify, Origin, Randomness, Recipient, ReversePath,
-    SystemClock, Timestamp,
+    BodyKind, Destination, Envelope, ForwardPath, MessageIds, Notify, Randomness, Recipient, ReversePath, SystemClock,
+    Timestamp,
 };
 use store::{Delivery, File, Files, Metrics, NewMessage, Options, RealFiles, Schedule, Space, Store, Update};
 
@@ -86,19 +86,9 @@ async fn commit(store: &Store, id: mail::MessageId, body: Bytes) {
     let mut content = store.intake(Some(body.len() as u64)).expect("intake");
     content.write(body).await.expect("content");
     let recipient = ForwardPath::Mailbox("user@example.org".parse().expect("an address"));
-    let envelope = Envelope {
-        id,
-        received_at: id.timestamp(),
-        reverse_path: ReversePath::Mailbox("sender@example.net".parse().expect("an address")),
-        recipients: vec![Recipient { path: recipient, notify: Notify::Default, orcpt: None }],
-        body: BodyKind::EightBitMime,
-        utf8: false,
-        ret: None,
-        envid: None,
-        origin: Origin::local(),
-        tenant: None,
-        campaign: None,
-    };
+    let recipients = [Recipient { path: recipient, notify: Notify::Default, orcpt: None }];
+    let sender = ReversePath::Mailbox("sender@example.net".parse().expect("an address"));
+    let envelope = Envelope { body: BodyKind::EightBitMime, ..Envelope::new(id, id.timestamp(), sender, recipients) };
     let trace =
         Bytes::from_static(b"Received: from client.example by server.example; Sat, 21 Nov 2026 09:30:00 +0000\r\n");
     let message = NewMessage { id, envelope: envelope.into(), trace, content, deliveries: vec![delivery()] };

@@ -21,7 +21,7 @@ use crate::segments::{Position, Segments, Totals};
 /// The index's file.
 pub(crate) const NAME: &str = "index.redb";
 /// Grows when the tables change their form; an index of another version is built anew.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 const MESSAGES: TableDefinition<u128, &[u8]> = TableDefinition::new("messages");
 const SCHEDULE: TableDefinition<&[u8], &[u8]> = TableDefinition::new("schedule");
@@ -195,7 +195,8 @@ impl<'t> Tables<'t> {
         for (destination, cursor) in kept.rows() {
             let due = kept.due(cursor);
             let row = encode(&Row {
-                received_at: due.received_at,
+                begins_at: due.begins_at,
+                priority: due.priority,
                 tenant: due.tenant.as_deref(),
                 campaign: due.campaign.as_deref(),
                 size: due.size,
@@ -272,7 +273,8 @@ impl Waiting {
 /// What a row of the schedule holds beside its key.
 #[derive(Serialize, Deserialize)]
 struct Row<'a> {
-    received_at: Timestamp,
+    begins_at: Timestamp,
+    priority: i8,
     #[serde(borrow)]
     tenant: Option<&'a str>,
     #[serde(borrow)]
@@ -417,7 +419,8 @@ fn read_row(key: &[u8], row: &[u8]) -> Result<Due, redb::Error> {
         due: Timestamp::from_millis(number(1, 9) as u64),
         id: MessageId::from_u128(number(9, 25)),
         number: number(25, 29) as u32,
-        received_at: row.received_at,
+        begins_at: row.begins_at,
+        priority: row.priority,
         tenant: row.tenant.map(Into::into),
         campaign: row.campaign.map(Into::into),
         size: row.size,

@@ -20,6 +20,7 @@ mod content;
 mod engine;
 mod error;
 mod files;
+mod former;
 mod frame;
 mod housekeeping;
 mod incoming;

@@ -215,8 +215,10 @@ pub struct Due {
     pub due: Timestamp,
     /// Whether an operator holds it.
     pub held: bool,
-    /// When the message was accepted.
-    pub received_at: Timestamp,
+    /// From when on the message may be delivered: when it was accepted, or is released.
+    pub begins_at: Timestamp,
+    /// The message's priority.
+    pub priority: i8,
     /// The message's tenant.
     pub tenant: Option<String>,
     /// The message's campaign.

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::former;
 use crate::frame::FrameAt;
 use crate::message::{StoredMessage, Update};
 
-/// The head of a frame: one atomic change.
+/// The head of a frame: one atomic change. On disk its version goes before it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Record {
     /// A message with all its deliveries. The body is its trace and, unless it lies in chunks, its content.
@@ -48,6 +49,10 @@ pub(crate) struct Payload {
     crc: u32,
 }
 
+/// What a head begins with: the version of what follows. Version 1 had no such octet: its heads begin with the kind of the
+/// record, 0 to 3.
+const VERSION: u8 = 0x82;
+
 /// Octets of the number in front of a head that tells its length.
 const PREFIX: usize = 4;
 
@@ -58,7 +63,9 @@ impl Payload {
     /// Encodes and sums; done by the caller of the committer, so that the work spreads over the processors. `None` if it
     /// would be larger than a frame can be.
     pub fn new(record: &Record, body: Vec<Bytes>) -> Option<Self> {
-        let mut head = postcard::to_extend(record, vec![0; PREFIX]).ok()?;
+        let mut head = vec![0; PREFIX];
+        head.push(VERSION);
+        let mut head = postcard::to_extend(record, head).ok()?;
         let length = u32::try_from(head.len() - PREFIX).ok()?;
         head[..PREFIX].copy_from_slice(&length.to_le_bytes());
         let crc = body.iter().fold(crc32c::crc32c(&head), |crc, piece| crc32c::crc32c_append(crc, piece));
@@ -92,7 +99,11 @@ impl Payload {
 pub(crate) fn decode(payload: &Bytes) -> Option<(Record, Bytes)> {
     let body = body(payload)?;
     let head = &payload[PREFIX..payload.len() - body.len()];
-    Some((postcard::from_bytes(head).ok()?, body))
+    let record = match head.split_first()? {
+        (&VERSION, head) => postcard::from_bytes(head).ok()?,
+        _ => former::decode(head)?,
+    };
+    Some((record, body))
 }
 
 /// The body of a payload alone.

@@ -7,9 +7,8 @@ use bytes::Bytes;
 use delivery::{Deliverer, Metrics, Parts, Settings, TcpDial, Work};
 use dns::testing::Fixed;
 use mail::{
-    Assignment, AttemptReport, BodyKind, Clock, Destination, Domain, Envelope, Fault, Lane, Mailbox, MessageId, Origin,
-    Outcome, Protocol, Randomness, Recipient, ReversePath, Site, Source, SystemClock, Target, TargetHost, Timestamp,
-    Utf8,
+    Assignment, AttemptReport, Clock, Destination, Domain, Envelope, Fault, Lane, Mailbox, MessageId, Outcome,
+    Protocol, Randomness, Recipient, ReversePath, Site, Source, SystemClock, Target, TargetHost, Timestamp, Utf8,
 };
 use store::{Delivery, NewMessage, Options, RealFiles, Store};
 use tempfile::TempDir;
@@ -87,19 +86,12 @@ impl House {
     /// Stores a message and puts it in the list.
     pub async fn queue(&mut self, recipients: usize, content: &[u8], change: impl FnOnce(&mut Envelope)) {
         let id = MessageId::from_u128(self.queued.len() as u128 + 1);
-        let mut envelope = Envelope {
+        let mut envelope = Envelope::new(
             id,
-            received_at: Timestamp::from_millis(1),
-            reverse_path: ReversePath::Mailbox(mailbox("s@us.example")),
-            recipients: (0..recipients).map(|place| mailbox(&format!("{place}@x.example")).into()).collect(),
-            body: BodyKind::SevenBit,
-            utf8: false,
-            ret: None,
-            envid: None,
-            origin: Origin::local(),
-            tenant: None,
-            campaign: None,
-        };
+            Timestamp::from_millis(1),
+            ReversePath::Mailbox(mailbox("s@us.example")),
+            (0..recipients).map(|place| mailbox(&format!("{place}@x.example")).into()),
+        );
         change(&mut envelope);
         let (envelope, places) = (Arc::new(envelope), 0..recipients as u32);
         let mut incoming = self.store.intake(None).unwrap();

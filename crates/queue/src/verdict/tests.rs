@@ -1,4 +1,4 @@
-use mail::{BodyKind, Delivered, Mailbox, MessageId, Notify, NotifyOn, Origin, Recipient, Reply, Utf8};
+use mail::{Delivered, Mailbox, MessageId, Notify, NotifyOn, Recipient, Reply, Utf8};
 use proptest::prelude::*;
 use shaping::{Intervals, Jitter};
 use std::time::Duration;
@@ -15,19 +15,12 @@ fn envelope(sender: &str, notify: &[Notify]) -> Envelope {
         notify: *notify,
         orcpt: None,
     });
-    Envelope {
-        id: MessageId::from_u128(1),
-        received_at: START,
-        reverse_path: if sender.is_empty() { ReversePath::Null } else { ReversePath::Mailbox(mailbox(sender)) },
-        recipients: recipients.collect(),
-        body: BodyKind::SevenBit,
-        utf8: false,
-        ret: None,
-        envid: None,
-        origin: Origin::local(),
-        tenant: None,
-        campaign: None,
-    }
+    Envelope::new(
+        MessageId::from_u128(1),
+        START,
+        if sender.is_empty() { ReversePath::Null } else { ReversePath::Mailbox(mailbox(sender)) },
+        recipients,
+    )
 }
 
 fn delivery(envelope: &Envelope) -> Delivery {
@@ -58,7 +51,13 @@ fn permanent() -> Fault {
 }
 
 fn delivered(dsn: bool) -> Outcome {
-    Outcome::Delivered(Delivered { host: "mx".into(), address: None, reply: Reply::new(250, None, "ok"), dsn })
+    Outcome::Delivered(Delivered {
+        host: "mx".into(),
+        address: None,
+        reply: Reply::new(250, None, "ok"),
+        dsn,
+        tls: None,
+    })
 }
 
 fn attempt(envelope: &Envelope, before: &Delivery, outcomes: &[(u32, Outcome)], after: Duration) -> Verdict {

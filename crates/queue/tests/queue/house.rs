@@ -12,9 +12,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use dns::testing::Fixed;
 use mail::{
-    AttemptReport, BodyKind, Clock, Delivered, Domain, EnhancedCode, Envelope, Event, Fault, ForwardPath, Mailbox,
-    MessageId, MessageIds, Notify, Observer, Origin, Outcome, Randomness, Recipient, Reply, ReversePath, Timestamp,
-    Utf8,
+    AttemptReport, Clock, Delivered, Domain, EnhancedCode, Envelope, Event, Fault, ForwardPath, Mailbox, MessageId,
+    MessageIds, Notify, Observer, Outcome, Randomness, Recipient, Reply, ReversePath, Timestamp, Utf8,
 };
 use queue::{Grant, Metrics, Parts, Queue, Settings};
 use store::{Options, RealFiles, Store};
@@ -111,19 +110,12 @@ impl House {
     pub fn envelope(&self, from: &str, to: &[&str]) -> Envelope {
         let mailbox = |text: &str| Mailbox::parse(text, Utf8::Refused).unwrap();
         let now = self.clock.now();
-        Envelope {
-            id: self.ids.next(now),
-            received_at: now,
-            reverse_path: if from.is_empty() { ReversePath::Null } else { ReversePath::Mailbox(mailbox(from)) },
-            recipients: to.iter().map(|to| Recipient::new(ForwardPath::Mailbox(mailbox(to)))).collect(),
-            body: BodyKind::SevenBit,
-            utf8: false,
-            ret: None,
-            envid: None,
-            origin: Origin::local(),
-            tenant: None,
-            campaign: None,
-        }
+        Envelope::new(
+            self.ids.next(now),
+            now,
+            if from.is_empty() { ReversePath::Null } else { ReversePath::Mailbox(mailbox(from)) },
+            to.iter().map(|to| Recipient::new(ForwardPath::Mailbox(mailbox(to)))),
+        )
     }
 
     pub async fn send(&self, from: &str, to: &[&str]) -> MessageId {
@@ -399,7 +391,7 @@ impl Peers {
 fn outcome(does: Does) -> Outcome {
     let delivered = |dsn| {
         let reply = Reply::new(250, EnhancedCode::new(2, 0, 0), "ok");
-        Outcome::Delivered(Delivered { host: "mx".into(), address: None, reply, dsn })
+        Outcome::Delivered(Delivered { host: "mx".into(), address: None, reply, dsn, tls: None })
     };
     match does {
         Does::Accept => delivered(false),

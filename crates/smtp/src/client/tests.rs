@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use mail::{
-    BodyKind, Domain, Envelope, ForwardPath, Mailbox, MessageId, Notify, NotifyOn, Origin, OriginalRecipient, Protocol,
+    BodyKind, Domain, Envelope, ForwardPath, Mailbox, MessageId, Notify, NotifyOn, OriginalRecipient, Protocol,
     Recipient, Ret, ReversePath, Timestamp, Utf8,
 };
 
@@ -136,19 +136,12 @@ fn word(verdict: &Verdict) -> String {
 
 fn envelope(recipients: &[&str]) -> Envelope {
     let mailbox = |text: &&str| Mailbox::parse(text, Utf8::Allowed).unwrap();
-    Envelope {
-        id: MessageId::from_u128(1),
-        received_at: Timestamp::from_millis(1),
-        reverse_path: ReversePath::Mailbox(mailbox(&"s@us.example")),
-        recipients: recipients.iter().map(mailbox).map(Recipient::from).collect(),
-        body: BodyKind::SevenBit,
-        utf8: false,
-        ret: None,
-        envid: None,
-        origin: Origin::local(),
-        tenant: None,
-        campaign: None,
-    }
+    Envelope::new(
+        MessageId::from_u128(1),
+        Timestamp::from_millis(1),
+        ReversePath::Mailbox(mailbox(&"s@us.example")),
+        recipients.iter().map(mailbox).map(Recipient::from),
+    )
 }
 
 fn transaction(recipients: &[&str]) -> Transaction {

@@ -1,8 +1,9 @@
 //! What a client may ask for beside delivery: when, how urgently, and in whose name.
 
 use std::fmt;
+use std::time::Duration;
 
-use mail::Timestamp;
+use mail::{ByMode, Timestamp};
 
 use super::ParameterError;
 use crate::xtext;
@@ -21,15 +22,6 @@ pub struct DeliverBy {
     pub mode: ByMode,
     /// Whether each relay reports that it has passed the message on.
     pub trace: bool,
-}
-
-/// What happens to a message whose time has passed (RFC 2852 §4).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ByMode {
-    /// `R`: it goes back.
-    Return,
-    /// `N`: its sender is told, and it goes on.
-    Notify,
 }
 
 impl DeliverBy {
@@ -55,6 +47,13 @@ impl DeliverBy {
         } else {
             Ok(Self { seconds, mode, trace })
         }
+    }
+
+    /// By when that is, for a message that comes `now`.
+    pub fn from(self, now: Timestamp) -> mail::DeliverBy {
+        let span = Duration::from_secs(self.seconds.unsigned_abs().into());
+        let by = if self.seconds < 0 { now - span } else { now + span };
+        mail::DeliverBy { by, mode: self.mode, trace: self.trace }
     }
 }
 
@@ -89,7 +88,7 @@ impl Release {
     /// When that is, for a message that comes `now`.
     pub fn at(self, now: Timestamp) -> Timestamp {
         match self {
-            Release::For(seconds) => now + std::time::Duration::from_secs(seconds.into()),
+            Release::For(seconds) => now + Duration::from_secs(seconds.into()),
             Release::Until(time) => time,
         }
     }

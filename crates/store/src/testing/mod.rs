@@ -6,8 +6,7 @@ mod disk;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use mail::{
-    BodyKind, Destination, Envelope, ForwardPath, MessageId, Origin, Recipient, ReversePath, Timestamp,
-    TransferProtocol,
+    Destination, Envelope, ForwardPath, MessageId, Origin, Recipient, ReversePath, Timestamp, TransferProtocol,
 };
 
 pub use decode::decode_anything;
@@ -20,23 +19,18 @@ use crate::message::{Delivery, StoredMessage};
 /// An envelope with that id and that many recipients.
 pub fn envelope(id: MessageId, recipients: usize) -> Envelope {
     let recipient = |n| ForwardPath::Mailbox(format!("user{n}@example.org").parse().expect("a proper address"));
+    let recipients = (0..recipients).map(|n| Recipient::new(recipient(n)));
+    let received_at = Timestamp::from_millis(1_800_000_000_000);
     Envelope {
-        id,
-        received_at: Timestamp::from_millis(1_800_000_000_000),
-        reverse_path: ReversePath::Null,
-        recipients: (0..recipients).map(|n| Recipient::new(recipient(n))).collect(),
-        body: BodyKind::SevenBit,
-        utf8: false,
-        ret: None,
-        envid: None,
         origin: Origin {
             peer: SocketAddr::from((Ipv4Addr::LOCALHOST, 25_000)),
             helo: "client.example".into(),
             protocol: TransferProtocol::Esmtp,
             listener: "test".into(),
+            tls: None,
         },
         tenant: Some("tenant".into()),
-        campaign: None,
+        ..Envelope::new(id, received_at, ReversePath::Null, recipients)
     }
 }
 
