@@ -13,7 +13,7 @@ use futures_util::future::{BoxFuture, Shared, WeakShared};
 type Flight<V> = BoxFuture<'static, V>;
 
 /// The flights that are in the air.
-pub(crate) struct Flights<K, V> {
+pub struct Flights<K, V> {
     board: Arc<Mutex<Board<K, V>>>,
 }
 
@@ -22,17 +22,28 @@ struct Board<K, V> {
     started: u64,
 }
 
+impl<K, V> Default for Flights<K, V>
+where
+    K: Clone + Eq + Hash + Send + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<K, V> Flights<K, V>
 where
     K: Clone + Eq + Hash + Send + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    pub(crate) fn new() -> Self {
+    /// None yet.
+    pub fn new() -> Self {
         Self { board: Arc::new(Mutex::new(Board { running: HashMap::new(), started: 0 })) }
     }
 
     /// Joins the flight for `key`, or starts one.
-    pub(crate) fn join(&self, key: K, start: impl FnOnce() -> Flight<V>) -> Shared<Flight<V>> {
+    pub fn join(&self, key: K, start: impl FnOnce() -> Flight<V>) -> Shared<Flight<V>> {
         let mut board = locked(&self.board);
         if let Some(running) = board.running.get(&key).and_then(|(_, flight)| flight.upgrade()) {
             return running;

@@ -33,6 +33,7 @@ use mail::{Domain, EnhancedCode, Fault};
 
 pub use dnssec::{Dnssec, Probe};
 pub use exchange::{Exchange, MAX_EXCHANGES, NoExchange, Ourselves, exchanges, shuffle_equal};
+pub use flight::Flights;
 pub use metrics::Metrics;
 pub use resolver::{Resolver, Settings};
 pub use site::{MAX_SITE, site};

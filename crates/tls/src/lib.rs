@@ -3,6 +3,12 @@
 
 #![forbid(unsafe_code)]
 
+mod https;
 pub mod mtasts;
+mod names;
 pub mod report;
+mod roots;
 mod tags;
+
+pub use https::{Https, HttpsError};
+pub use roots::{RootsError, roots};

@@ -9,6 +9,9 @@
 //! still valid; only its own age does, or a newer one (§3.3, §5.1). Whoever controls the way can hinder the first fetch,
 //! and nothing else.
 
+mod cache;
+mod fetch;
+mod metrics;
 mod policy;
 mod record;
 
@@ -17,7 +20,9 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use mail::Domain;
 
-pub use policy::{Mode, MxPattern, PolicyError, StsPolicy};
+pub use cache::{Parts, PolicyCache};
+pub use metrics::{End, Fetched, Metrics};
+pub use policy::{MAX_AGE, Mode, MxPattern, PolicyError, StsPolicy};
 pub use record::{RecordError, StsRecord};
 
 /// The policies of recipients' domains.

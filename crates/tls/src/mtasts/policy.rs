@@ -12,8 +12,8 @@ pub const MAX_FILE: usize = 64 << 10;
 pub const MAX_AGE: Duration = Duration::from_secs(31_557_600);
 /// The most patterns of a policy.
 const MAX_PATTERNS: usize = 200;
-/// The most lines of a policy that are kept for reports.
-const MAX_LINES: usize = 250;
+/// The most lines of a policy.
+const MAX_LINES: usize = 300;
 /// The longest name of a field (§3.2 `sts-policy-ext-name`).
 const MAX_FIELD_NAME: usize = 32;
 
@@ -116,6 +116,9 @@ pub enum PolicyError {
     /// It has more than 64 KiB.
     #[error("the policy is longer than 64 KiB")]
     TooLong,
+    /// It has more lines than any policy needs.
+    #[error("the policy has more than {MAX_LINES} lines")]
+    Lines,
     /// It is no text.
     #[error("the policy is not UTF-8 text")]
     NotText,
@@ -146,7 +149,11 @@ impl StsPolicy {
         if file.len() > MAX_FILE {
             return Err(PolicyError::TooLong);
         }
-        let text = std::str::from_utf8(file).map_err(|_| PolicyError::NotText)?;
+        Self::read(std::str::from_utf8(file).map_err(|_| PolicyError::NotText)?)
+    }
+
+    /// As [`StsPolicy::parse`], of a text that was read before.
+    pub(super) fn read(text: &str) -> Result<Self, PolicyError> {
         let mut fields = Fields::default();
         for (number, line) in (1..).zip(text.split('\n')) {
             let line = line.strip_suffix('\r').unwrap_or(line);
@@ -154,6 +161,9 @@ impl StsPolicy {
                 continue;
             }
             let (name, value) = field(line).ok_or(PolicyError::Line(number))?;
+            if fields.lines.len() == MAX_LINES {
+                return Err(PolicyError::Lines);
+            }
             fields.take(name, value)?;
             fields.lines.push(format!("{name}: {value}"));
         }
@@ -216,14 +226,13 @@ impl Fields {
         Ok(())
     }
 
-    fn finish(mut self) -> Result<StsPolicy, PolicyError> {
+    fn finish(self) -> Result<StsPolicy, PolicyError> {
         self.version.ok_or(PolicyError::Version)?;
         let mode = self.mode.ok_or(PolicyError::Mode)?;
         let max_age = self.max_age.ok_or(PolicyError::MaxAge)?;
         if mode != Mode::None && self.mx.is_empty() {
             return Err(PolicyError::Patterns);
         }
-        self.lines.truncate(MAX_LINES);
         Ok(StsPolicy { mode, max_age, mx: self.mx, lines: self.lines })
     }
 }
