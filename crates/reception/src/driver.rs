@@ -8,7 +8,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Buf;
+use ::tls::Grant;
+use bytes::{Buf, BytesMut};
 use mail::{EnhancedCode, Recipient, Reply};
 use smtp::server::{Answer, Begin, CloseReason, Event, Finished, Peer, Refusal, Session};
 use tokio::sync::watch;
@@ -16,11 +17,13 @@ use tokio::time::timeout;
 
 use crate::connections::Place;
 use crate::input::{Input, LARGE, MEDIUM, SLACK, SMALL};
-use crate::metrics::Metrics;
+use crate::metrics::{Handshake, Metrics, Reason};
 use crate::proxy::{self, Header, ProxyError};
 use crate::reception::{Gate, Shared, Stage, Turned, canonical};
-use crate::relay::Verdict;
+use crate::relay::{Client, Verdict};
+use crate::settings::ListenerTls;
 use crate::stream::Stream;
+use crate::tls::Wire;
 use crate::transfer::{Entrance, Transfer};
 
 /// How long and how much is read and thrown away after the last reply, so that the client gets to see it.
@@ -32,7 +35,7 @@ pub(crate) struct Connection<S> {
     pub(crate) shared: Arc<Shared>,
     pub(crate) gate: Arc<Gate>,
     pub(crate) place: Place,
-    pub(crate) stream: S,
+    pub(crate) stream: Wire<S>,
     pub(crate) peer: SocketAddr,
     pub(crate) local: SocketAddr,
 }
@@ -49,6 +52,9 @@ pub(crate) async fn run<S: Stream>(mut connection: Connection<S>) {
         if let Err(turned) = connection.gate.let_in(connection.peer.ip(), &mut connection.place) {
             return connection.turn_away(&turned);
         }
+    }
+    if connection.gate.is_implicit() && !connection.secure(&mut input).await {
+        return;
     }
     Driver::new(connection, input).run().await;
 }
@@ -104,7 +110,13 @@ impl<S: Stream> Connection<S> {
     }
 
     fn turn_away(&self, turned: &Turned) {
-        self.shared.turn_away(&self.stream, self.peer, turned);
+        self.shared.turn_away(&self.gate, &self.stream, self.peer, turned);
+    }
+
+    /// The handshake of a listener where it comes first. What was read behind a PROXY header belongs to it.
+    async fn secure(&mut self, input: &mut Input) -> bool {
+        let early = std::mem::take(&mut input.bytes);
+        secure(&self.shared, &self.gate, &mut self.stream, self.peer, early).await
     }
 }
 
@@ -112,15 +124,50 @@ fn no_proxy(reason: &'static str) -> Turned {
     Turned { reason, reply: Reply::new(554, EnhancedCode::new(5, 7, 0), "a PROXY header must come first from here") }
 }
 
+/// Makes the handshake of a connection in clear; tells whether that went well.
+async fn secure<S: Stream>(
+    shared: &Shared,
+    gate: &Gate,
+    stream: &mut Wire<S>,
+    peer: SocketAddr,
+    early: BytesMut,
+) -> bool {
+    let Some(ListenerTls { acceptor, handshake_time, .. }) = &gate.listener.tls else { return false };
+    let mut stage = shared.stage.subscribe();
+    let made = tokio::select! {
+        made = stream.secure(acceptor.config(), early, *handshake_time) => made,
+        _ = stage.wait_for(|stage| *stage >= Stage::Ended) => return false,
+    };
+    if let Err(error) = made {
+        shared.metrics.tls_failures.get_or_create(&Reason { reason: error.word() }).inc();
+        let listener = &gate.listener.name;
+        tracing::info!(listener, %peer, reason = error.word(), %error, "TLS handshake failed");
+        return false;
+    }
+    if let Some(inside) = stream.inside()
+        && let Some(facts) = inside.facts()
+    {
+        let kind = if inside.is_resumed() { "resumed" } else { "full" };
+        let handshake = Handshake { version: facts.version.as_str(), kind };
+        shared.metrics.tls_handshakes.get_or_create(&handshake).inc();
+        tracing::debug!(%peer, tls = %facts, kind, "TLS");
+    }
+    true
+}
+
 /// The driver of one session.
 struct Driver<S> {
     shared: Arc<Shared>,
     gate: Arc<Gate>,
     place: Place,
-    stream: S,
+    stream: Wire<S>,
     session: Session,
     input: Input,
     transfer: Option<Transfer>,
+    /// The client is told to begin its handshake, or will be.
+    starting_tls: bool,
+    /// What the client's certificate is good for.
+    grant: Grant,
     stage: watch::Receiver<Stage>,
 }
 
@@ -140,7 +187,45 @@ impl<S: Stream> Driver<S> {
         who.may_xclient = gate.listener.xclient_from.contains(peer.ip());
         let session = Session::new(gate.session.clone(), who, shared.clock.instant());
         let stage = shared.stage.subscribe();
-        Self { shared, gate, place, stream, session, input, transfer: None, stage }
+        let mut driver = Self {
+            shared,
+            gate,
+            place,
+            stream,
+            session,
+            input,
+            transfer: None,
+            starting_tls: false,
+            grant: Grant::default(),
+            stage,
+        };
+        driver.secured();
+        driver
+    }
+
+    /// Tells the session that the line is secured, if it is, and by which certificate it knows the client.
+    fn secured(&mut self) {
+        let Some(inside) = self.stream.inside() else { return };
+        if let Some(facts) = inside.facts() {
+            self.session.secured(facts, self.now());
+        }
+        let (Some(certificate), Some(tls)) = (inside.peer_certificate(), &self.gate.listener.tls) else { return };
+        self.grant = tls.clients.judge(&certificate).cloned().unwrap_or_default();
+        let Grant { relay, account } = &self.grant;
+        tracing::debug!(peer = %self.peer(), names = ?certificate.names, relay, account, "client certificate");
+        if let Some(account) = account {
+            self.session.set_account(account.clone());
+        }
+    }
+
+    /// The handshake after STARTTLS.
+    async fn start_tls(&mut self) {
+        self.starting_tls = false;
+        let peer = self.peer();
+        match secure(&self.shared, &self.gate, &mut self.stream, peer, BytesMut::new()).await {
+            true => self.secured(),
+            false => self.session.handshake_failed(),
+        }
     }
 
     async fn run(&mut self) {
@@ -152,8 +237,17 @@ impl<S: Stream> Driver<S> {
             if let Some(reason) = self.settle().await {
                 return self.end(reason).await;
             }
+            // What came behind STARTTLS in clear is the session's to refuse, and never part of the handshake.
+            if self.starting_tls && !self.input.is_empty() {
+                continue;
+            }
             if self.flush().await.is_err() {
                 self.session.disconnected();
+                continue;
+            }
+            // There is no deadline from the moment that 220 is out.
+            if self.starting_tls && self.session.deadline().is_none() {
+                self.start_tls().await;
                 continue;
             }
             if self.session.wants_input() && !self.input.is_empty() {
@@ -221,7 +315,10 @@ impl<S: Stream> Driver<S> {
                 }
                 Event::Close(reason) => return Some(reason),
                 Event::StartTls => {
-                    self.session.tls_unavailable(self.now());
+                    match self.gate.listener.tls {
+                        Some(_) => self.starting_tls = true,
+                        None => self.session.tls_unavailable(self.now()),
+                    }
                     continue;
                 }
                 Event::AuthCancelled | Event::Authenticated(_) => continue,
@@ -263,7 +360,8 @@ impl<S: Stream> Driver<S> {
 
     fn recipient(&self, recipient: &Recipient) -> Answer {
         let peer = self.peer();
-        let verdict = self.gate.listener.relay.judge(self.gate.standing(peer.ip()), &recipient.path);
+        let standing = if self.grant.relay { Client::Trusted } else { self.gate.standing(peer.ip()) };
+        let verdict = self.gate.listener.relay.judge(standing, &recipient.path);
         let Some(reply) = verdict.refusal(peer.ip()) else { return Answer::Accept };
         let reason = if verdict == Verdict::HiddenRoute { "hidden_route" } else { "relay_denied" };
         self.shared.metrics.refused(reason);
@@ -345,6 +443,12 @@ impl<S: Stream> Driver<S> {
                     Err(error) => return Err(error),
                 }
             }
+            while let Err(error) = self.stream.try_flush() {
+                match error.kind() {
+                    io::ErrorKind::WouldBlock => self.stream.writable().await?,
+                    _ => return Err(error),
+                }
+            }
             Ok(())
         };
         timeout(self.gate.session.limits.command_time, writing).await?
@@ -394,7 +498,14 @@ impl<S: Stream> Driver<S> {
         self.shared.metrics.closed(reason.label());
         tracing::debug!(peer = %self.peer(), reason = reason.label(), "closed");
         self.take_transfer();
-        if self.flush().await.is_err() || matches!(reason, CloseReason::Quit | CloseReason::Disconnected) {
+        if self.flush().await.is_err() {
+            return;
+        }
+        if matches!(reason, CloseReason::Quit | CloseReason::Disconnected) {
+            if let Some(inside) = self.stream.inside() {
+                // TLS wants its end announced (RFC 8446 §6.1); whether it is heard makes no difference.
+                let _ = inside.finish();
+            }
             return;
         }
         if self.stream.finish().is_err() {

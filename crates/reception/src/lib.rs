@@ -28,13 +28,14 @@ mod reception;
 mod relay;
 mod settings;
 mod stream;
+mod tls;
 mod transfer;
 
 pub use bound::ReceptionError;
 pub use intake::{Draft, Intake, QueueIntake, Refused};
-pub use metrics::{Metrics, Reason};
+pub use metrics::{Handshake, Metrics, Reason};
 pub use network::{InvalidNetwork, Network, Networks};
 pub use reception::{Drained, Parts, Reception};
 pub use relay::{Client, DomainPattern, OddLocalParts, Relay, Verdict};
-pub use settings::{ConnectionLimits, Listener, Role, Settings, Socket};
+pub use settings::{ConnectionLimits, Listener, ListenerTls, Role, Settings, Socket};
 pub use stream::Stream;

@@ -40,8 +40,22 @@ pub struct Metrics {
     pub in_flight_bytes: Gauge,
     /// Times that a transaction had to wait for memory.
     pub in_flight_waits: Counter,
+    /// TLS handshakes that were completed.
+    pub tls_handshakes: Family<Handshake, Counter>,
+    /// TLS handshakes that were not: `network` (the client went away), `slow`, `long`, `protocol` (ALPN without `smtp`),
+    /// `incompatible` (no version or cipher in common), `client` (the client refuses), `invalid`.
+    pub tls_failures: Family<Reason, Counter>,
     /// Sessions that ended by a panic: errors in this program.
     pub panics: Counter,
+}
+
+/// How a TLS handshake went.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Handshake {
+    /// `TLSv1.2` or `TLSv1.3`.
+    pub version: &'static str,
+    /// `full`, or `resumed` where an earlier session ended.
+    pub kind: &'static str,
 }
 
 /// Why something was refused or ended.
@@ -78,6 +92,8 @@ impl Metrics {
         room.register("sent_bytes", "Octets written to clients", metrics.sent_bytes.clone());
         room.register("in_flight_bytes", "Octets held for content in flight", metrics.in_flight_bytes.clone());
         room.register("in_flight_waits", "Times a transaction waited for memory", metrics.in_flight_waits.clone());
+        room.register("tls_handshakes", "TLS handshakes completed", metrics.tls_handshakes.clone());
+        room.register("tls_failures", "TLS handshakes that failed, by why", metrics.tls_failures.clone());
         room.register("panics", "Sessions that ended by a panic", metrics.panics.clone());
         metrics
     }

@@ -21,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::relay::Client;
 use crate::settings::{Listener, Role, Settings, Socket};
 use crate::stream::Stream;
+use crate::tls::Wire;
 
 /// How long the accepting of connections pauses when the operating system has no more files or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -323,6 +324,11 @@ impl Gate {
         (stranger && !self.listener.xclient_from.contains(address))
             .then(|| Turned { reason: "internal", reply: reply() })
     }
+
+    /// Whether clients begin with a TLS handshake.
+    pub(crate) fn is_implicit(&self) -> bool {
+        self.listener.tls.as_ref().is_some_and(|tls| tls.implicit)
+    }
 }
 
 impl Bound {
@@ -360,24 +366,34 @@ impl Shared {
         self.metrics.connections.inc();
         let mut place = match self.connections.enter() {
             Ok(place) => place,
-            Err(full) => return self.turn_away(&stream, peer, &full.into()),
+            Err(full) => return self.turn_away(&gate, &stream, peer, &full.into()),
         };
         // A proxy is no client: who is behind it will be judged.
         if !gate.listener.proxy_from.contains(peer.ip())
             && let Err(turned) = gate.let_in(peer.ip(), &mut place)
         {
-            return self.turn_away(&stream, peer, &turned);
+            return self.turn_away(&gate, &stream, peer, &turned);
         }
-        tokio::spawn(driver::run(Connection { shared: self.clone(), gate, place, stream, peer, local }));
+        tokio::spawn(driver::run(Connection {
+            shared: self.clone(),
+            gate,
+            place,
+            stream: Wire::Clear(stream),
+            peer,
+            local,
+        }));
     }
 
-    /// Says why and closes. The reply fits any fresh socket's buffer, so nobody waits.
-    pub(crate) fn turn_away(&self, stream: &impl Stream, peer: SocketAddr, turned: &Turned) {
+    /// Says why and closes. The reply fits any fresh socket's buffer, so nobody waits. A client that waits for a TLS
+    /// handshake would not understand it, and is told nothing.
+    pub(crate) fn turn_away(&self, gate: &Gate, stream: &impl Stream, peer: SocketAddr, turned: &Turned) {
         let Turned { reason, reply } = turned;
-        let mut line = Vec::new();
-        reply.write_to(&mut line);
-        let sent = stream.say(&line).unwrap_or(0);
-        self.metrics.sent_bytes.inc_by(sent as u64);
+        if !gate.is_implicit() {
+            let mut line = Vec::new();
+            reply.write_to(&mut line);
+            let sent = stream.say(&line).unwrap_or(0);
+            self.metrics.sent_bytes.inc_by(sent as u64);
+        }
         self.metrics.connection_refused(reason);
         tracing::info!(%peer, reason, %reply, "connection refused");
     }

@@ -4,6 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::tls::{Acceptor, ClientCertificates};
 use smtp::server::Config;
 
 use crate::network::Networks;
@@ -56,6 +57,33 @@ pub struct Listener {
     pub xclient_from: Networks,
     /// For whom mail is taken.
     pub relay: Relay,
+    /// TLS, if it is spoken here.
+    pub tls: Option<ListenerTls>,
+}
+
+/// TLS at a listener.
+#[derive(Clone, Debug)]
+pub struct ListenerTls {
+    /// Makes the handshakes. Listeners share one only if they are one service: sessions are resumed across them.
+    pub acceptor: Acceptor,
+    /// The handshake comes first of all (RFC 8314); otherwise the client asks for it by STARTTLS.
+    pub implicit: bool,
+    /// How long a handshake may take. 30 s.
+    pub handshake_time: Duration,
+    /// What the certificates of clients are good for.
+    pub clients: ClientCertificates,
+}
+
+impl ListenerTls {
+    /// By STARTTLS; clients have no certificates.
+    pub fn new(acceptor: Acceptor) -> Self {
+        Self {
+            acceptor,
+            implicit: false,
+            handshake_time: Duration::from_secs(30),
+            clients: ClientCertificates::default(),
+        }
+    }
 }
 
 impl Listener {
@@ -70,6 +98,7 @@ impl Listener {
             proxy_time: Duration::from_secs(5),
             xclient_from: Networks::default(),
             relay,
+            tls: None,
         }
     }
 }

@@ -23,6 +23,11 @@ pub trait Stream: Send + Sync + 'static {
     /// Writes as much as can be written now.
     fn try_write(&self, octets: &[u8]) -> io::Result<usize>;
 
+    /// Writes what [`try_write`](Self::try_write) took and still holds.
+    fn try_flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Says one short thing to a connection that has just been accepted, whose buffer surely takes it.
     fn say(&self, octets: &[u8]) -> io::Result<usize>;
 

@@ -3,12 +3,20 @@
 
 #![forbid(unsafe_code)]
 
+mod facts;
 mod https;
 pub mod mtasts;
 mod names;
 pub mod report;
 mod roots;
+mod server;
 mod tags;
+pub mod web;
 
+pub use facts::session_facts;
 pub use https::{Https, HttpsError};
 pub use roots::{RootsError, roots};
+pub use server::{
+    Acceptor, AcceptorSettings, Ask, Authorities, ClientCertificates, ClientRule, Grant, Identities, Identity,
+    IdentityError, IdentityFacts, PeerCertificate, SelfSignedError, Shown, Version, self_signed,
+};

@@ -4,6 +4,7 @@ mod ending;
 mod gates;
 mod limits;
 mod messages;
+mod secure;
 mod settings;
 mod testing;
 mod whole;

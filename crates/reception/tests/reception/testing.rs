@@ -256,6 +256,18 @@ impl Client {
         self
     }
 
+    /// The connection, of which everything was read.
+    pub fn into_stream(self) -> TcpStream {
+        assert!(self.read.is_empty(), "{:?}", self.read);
+        self.stream
+    }
+
+    /// What else comes, up to the end.
+    pub async fn rest(&mut self) -> String {
+        while matches!(within(self.stream.read_buf(&mut self.read)).await, Ok(octets) if octets > 0) {}
+        String::from_utf8_lossy(&std::mem::take(&mut self.read)).into_owned()
+    }
+
     /// Whether the server has said something that was not read yet.
     pub fn has_input(&self) -> bool {
         !self.read.is_empty() || self.stream.try_read(&mut [0]).is_ok()
