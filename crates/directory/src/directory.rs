@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use store::TablesError;
+
 use crate::Unavailable;
 use crate::account::Account;
 use crate::exchange::{AuthFailure, ChannelFacts, Exchange, UnknownMechanism};
@@ -10,8 +12,10 @@ use crate::file::FileAccounts;
 use crate::mechanisms::Mechanism;
 use crate::metrics::Metrics;
 use crate::names::normalise;
+use crate::oauth::Oauth;
 use crate::password::{Checks, Credentials, Matched, Password, Secret, TooBusy, Verifier};
 use crate::settings::{BackendSettings, Settings, SetupError};
+use crate::uses::{LastUse, Uses};
 
 /// Who has accounts here. Cheap to clone.
 #[derive(Clone)]
@@ -27,6 +31,8 @@ pub(crate) struct Inner {
     checks: Checks,
     secret: Secret,
     mechanisms: Option<Vec<Mechanism>>,
+    pub(crate) oauth: Option<Oauth>,
+    uses: Option<Uses>,
 }
 
 enum Backend {
@@ -77,6 +83,15 @@ impl Directory {
         Ok(record.filter(|record| !record.disabled).map(|record| Arc::clone(&record.account)))
     }
 
+    /// When the passwords of an account were last used; what was never used is not there.
+    pub async fn last_uses(&self, name: &str) -> Result<Vec<LastUse>, TablesError> {
+        let uses = self.current().and_then(|inner| inner.uses.clone());
+        match uses.zip(normalise(name).ok()) {
+            Some((uses, name)) => uses.of(&name).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
     fn current(&self) -> Option<Arc<Inner>> {
         self.inner.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -87,8 +102,15 @@ impl Inner {
         let backend = match settings.backend {
             BackendSettings::File(path) => Backend::File(FileAccounts::open(path)?),
         };
-        let checks = Checks::new(settings.parallel_checks);
-        Ok(Self { metrics, backend, checks, secret: settings.secret, mechanisms: settings.mechanisms })
+        Ok(Self {
+            metrics,
+            backend,
+            checks: Checks::new(settings.parallel_checks),
+            secret: settings.secret,
+            mechanisms: settings.mechanisms,
+            oauth: settings.oauth.map(Oauth::new).transpose()?,
+            uses: settings.uses,
+        })
     }
 
     /// Whether a mechanism can be used on a channel. The password is never asked for in the clear.
@@ -98,7 +120,7 @@ impl Inner {
             Mechanism::Plain | Mechanism::Login | Mechanism::ScramSha256 => true,
             Mechanism::ScramSha256Plus => facts.tls_exporter.is_some(),
             Mechanism::External => facts.certificate.is_some(),
-            Mechanism::OauthBearer | Mechanism::Xoauth2 => false,
+            Mechanism::OauthBearer | Mechanism::Xoauth2 => self.oauth.is_some(),
         };
         facts.tls && wanted && possible
     }
@@ -139,27 +161,32 @@ impl Inner {
     }
 
     /// The proof is right; whether the account may use it.
-    pub fn admit(
-        &self,
-        record: &Record,
-        matched: &Matched,
-        _facts: &ChannelFacts,
-    ) -> Result<Arc<Account>, AuthFailure> {
+    pub fn admit(&self, record: &Record, matched: &Matched, facts: &ChannelFacts) -> Result<Arc<Account>, AuthFailure> {
         if record.disabled {
             return Err(AuthFailure::Disabled);
         }
         if record.app_passwords_only && *matched == Matched::Main {
             return Err(AuthFailure::MustUpgrade);
         }
+        self.note(&record.account, matched, facts);
         Ok(Arc::clone(&record.account))
     }
 
-    /// Somebody who has proven without a password to be `name`.
-    pub async fn proven(&self, name: &str, _facts: &ChannelFacts) -> Result<Arc<Account>, AuthFailure> {
-        match self.record(name).await? {
-            Some(record) if record.disabled => Err(AuthFailure::Disabled),
-            Some(record) => Ok(Arc::clone(&record.account)),
-            None => Err(AuthFailure::Credentials),
+    /// The account of somebody who has proven without a password to be `name`; `any`: also if the backend does not know it.
+    pub async fn holder(&self, name: &str, any: bool, facts: &ChannelFacts) -> Result<Arc<Account>, AuthFailure> {
+        let account = match self.record(name).await? {
+            Some(record) if record.disabled => return Err(AuthFailure::Disabled),
+            Some(record) => Arc::clone(&record.account),
+            None if any => Arc::new(Account::plain(name)),
+            None => return Err(AuthFailure::Credentials),
+        };
+        self.note(&account, &Matched::Main, facts);
+        Ok(account)
+    }
+
+    fn note(&self, account: &Account, matched: &Matched, facts: &ChannelFacts) {
+        if let Some(uses) = &self.uses {
+            uses.note(&account.name, matched, facts.peer.ip());
         }
     }
 }

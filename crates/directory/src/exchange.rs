@@ -3,12 +3,16 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tracing::debug;
+
 use crate::account::Account;
 use crate::directory::{Inner, Record};
+use crate::mechanisms::bearer::Bearer;
 use crate::mechanisms::plain::Plain;
 use crate::mechanisms::scram::{Challenge, ClientFirst, Refused};
 use crate::mechanisms::{Malformed, Mechanism};
 use crate::names::normalise;
+use crate::oauth::TokenError;
 use crate::password::{Matched, Password, Verifier};
 
 /// The longest message of a client, in octets; RFC 4954 §4 asks for 12288 of base64 at least.
@@ -85,6 +89,8 @@ enum State {
     LoginPassword,
     /// SCRAM: the proof is awaited.
     ScramProof(Challenge, ScramSide),
+    /// OAUTHBEARER, XOAUTH2: the client has been told why, and has the last word before it fails.
+    Refused,
     /// There is nothing more to be said.
     Over,
 }
@@ -155,6 +161,8 @@ impl Exchange {
             (State::Start, Mechanism::ScramSha256 | Mechanism::ScramSha256Plus) => self.scram_first(input).await,
             (State::ScramProof(challenge, side), _) => self.scram_proof(input, &challenge, side),
             (State::Start, Mechanism::External) => self.external(input).await,
+            (State::Start, Mechanism::OauthBearer | Mechanism::Xoauth2) => self.bearer(input).await,
+            (State::Refused, _) => Err(AuthFailure::Credentials),
             _ => Err(AuthFailure::Malformed),
         }
     }
@@ -213,6 +221,41 @@ impl Exchange {
         Ok(Step::Done { account, last: Some(last.into_bytes()) })
     }
 
+    async fn bearer(&mut self, input: &[u8]) -> Result<Step, AuthFailure> {
+        let Bearer { name, token } = match self.mechanism {
+            Mechanism::Xoauth2 => Bearer::parse_xoauth2(input)?,
+            _ => Bearer::parse_oauthbearer(input)?,
+        };
+        self.tried = normalise(&name).ok();
+        let oauth = self.directory.oauth.as_ref().ok_or(AuthFailure::Malformed)?;
+        let named = match oauth.account_of(&token).await {
+            Ok(named) => normalise(&named).ok(),
+            Err(TokenError::Invalid(reason)) => {
+                debug!(account = self.tried, reason, "a token was refused");
+                None
+            }
+            Err(TokenError::Unavailable(why)) => return Err(AuthFailure::Unavailable(why)),
+        };
+        // The client may say who it is only as the token does.
+        let proven = named.filter(|named| name.is_empty() || Some(named) == self.tried.as_ref());
+        let account = match &proven {
+            Some(named) => self.directory.holder(named, oauth.any_account(), &self.facts).await,
+            None => Err(AuthFailure::Credentials),
+        };
+        if proven.is_some() {
+            self.tried = proven;
+        }
+        match account {
+            Ok(account) => Ok(Step::Done { account, last: None }),
+            Err(AuthFailure::Credentials) => {
+                let refusal = oauth.refusal(self.mechanism);
+                self.state = State::Refused;
+                Ok(Step::Challenge(refusal))
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+
     /// RFC 4422 appendix A: the message is the authorisation identity, empty: whoever the certificate stands for.
     async fn external(&mut self, input: &[u8]) -> Result<Step, AuthFailure> {
         let authzid = std::str::from_utf8(input).map_err(|_| AuthFailure::Malformed)?.to_owned();
@@ -220,7 +263,7 @@ impl Exchange {
         let name = normalise(&certificate.account).map_err(|_| AuthFailure::Credentials)?;
         self.tried = Some(name.clone());
         self.may_act_as(&authzid)?;
-        let account = self.directory.proven(&name, &self.facts).await?;
+        let account = self.directory.holder(&name, false, &self.facts).await?;
         Ok(Step::Done { account, last: None })
     }
 

@@ -20,9 +20,11 @@ pub mod file;
 mod mechanisms;
 mod metrics;
 mod names;
+pub mod oauth;
 mod password;
 mod send_as;
 mod settings;
+mod uses;
 
 pub use account::{Account, AccountLimits};
 pub use directory::Directory;
@@ -33,6 +35,7 @@ pub use names::{NameError, normalise};
 pub use password::{Password, PasswordError, Secret, SecretError, generate as generate_password};
 pub use send_as::{SendAs, SendAsError};
 pub use settings::{BackendSettings, Settings, SetupError};
+pub use uses::{LastUse, Uses};
 
 /// Why the directory cannot answer now. The reason is for the operator; clients are told to come again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -4,19 +4,25 @@ use std::path::PathBuf;
 
 use crate::file::FormError;
 use crate::mechanisms::Mechanism;
+use crate::oauth::{KeysError, OauthSettings};
 use crate::password::Secret;
+use crate::uses::Uses;
 
 /// The settings of a [`Directory`](crate::Directory).
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Where accounts are.
     pub backend: BackendSettings,
+    /// Tokens that prove who somebody is; none if not set.
+    pub oauth: Option<OauthSettings>,
     /// The mechanisms to be offered where they can be; all if not set.
     pub mechanisms: Option<Vec<Mechanism>>,
     /// How many passwords may be checked at a time.
     pub parallel_checks: usize,
     /// The key of this server.
     pub secret: Secret,
+    /// Where uses of passwords are noted, if anywhere.
+    pub uses: Option<Uses>,
 }
 
 /// Where accounts are.
@@ -30,7 +36,7 @@ impl Settings {
     /// With what can be left out left out.
     pub fn new(backend: BackendSettings, secret: Secret) -> Self {
         let parallel_checks = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { backend, mechanisms: None, parallel_checks, secret }
+        Self { backend, oauth: None, mechanisms: None, parallel_checks, secret, uses: None }
     }
 }
 
@@ -40,4 +46,7 @@ pub enum SetupError {
     /// The accounts file has mistakes.
     #[error(transparent)]
     File(#[from] FormError),
+    /// The keys of a token issuer cannot be used.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
 }

@@ -5,6 +5,7 @@
 //! callbacks that cannot wait for a data base, its SCRAM tells unknown users from known ones by a new salt each time and
 //! by `e=unknown-user`, reports a wrong proof as success of the step, and forgets the authorisation identity.
 
+pub mod bearer;
 pub mod plain;
 pub mod scram;
 
