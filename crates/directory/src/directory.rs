@@ -24,6 +24,9 @@ pub struct Directory {
     inner: Arc<RwLock<Option<Arc<Inner>>>>,
 }
 
+/// Settings that can be put in force.
+pub struct Prepared(Option<Arc<Inner>>);
+
 /// What is in force until the next configuration.
 pub(crate) struct Inner {
     pub(crate) metrics: Metrics,
@@ -56,9 +59,19 @@ impl Directory {
 
     /// Puts settings in force; without any there are no accounts. Exchanges under way go on by those that they began with.
     pub fn configure(&self, settings: Option<Settings>) -> Result<(), SetupError> {
-        let next = settings.map(|settings| Inner::new(settings, self.metrics.clone())).transpose()?.map(Arc::new);
-        *self.inner.write().unwrap_or_else(PoisonError::into_inner) = next;
+        self.put_in_force(self.prepare(settings)?);
         Ok(())
+    }
+
+    /// Makes everything ready that can fail.
+    pub fn prepare(&self, settings: Option<Settings>) -> Result<Prepared, SetupError> {
+        let inner = settings.map(|settings| Inner::new(settings, self.metrics.clone())).transpose()?;
+        Ok(Prepared(inner.map(Arc::new)))
+    }
+
+    /// From now on by these settings.
+    pub fn put_in_force(&self, Prepared(inner): Prepared) {
+        *self.inner.write().unwrap_or_else(PoisonError::into_inner) = inner;
     }
 
     /// The mechanisms to be had on a channel, the ones to be preferred first. None outside TLS.

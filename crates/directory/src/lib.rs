@@ -27,7 +27,7 @@ mod settings;
 mod uses;
 
 pub use account::{Account, AccountLimits};
-pub use directory::Directory;
+pub use directory::{Directory, Prepared};
 pub use exchange::{AuthFailure, CertificateAccount, ChannelFacts, Exchange, Step, UnknownMechanism};
 pub use mechanisms::Mechanism;
 pub use metrics::Metrics;

@@ -79,6 +79,16 @@ pub enum Command {
         #[command(subcommand)]
         command: QueueCommand,
     },
+    /// Make, show and change the accounts of those who may submit mail.
+    #[command(
+        after_help = "Examples:\n  postrider account add joe@example.org\n  postrider account add printer --send-as scans@example.org \
+                      --generate\n  postrider account app-password add joe@example.org phone\n  postrider account disable \
+                      joe@example.org\n\nA running server sees a change at once."
+    )]
+    Account {
+        #[command(subcommand)]
+        command: AccountCommand,
+    },
     /// Tell how the running server is.
     Status {
         #[command(flatten)]
@@ -104,6 +114,116 @@ const SELECT_HELP: &str = "Examples:\n  postrider queue summary\n  postrider que
                            postrider queue show 01kan8q3v7c4x1m0z9t6w2r5hd --content > message.eml\n  postrider queue hold \
                            --sender news@example.org --reason \"complaints\"\n  postrider queue remove --domain \
                            example.org --older-than 2d";
+
+/// What to do with accounts.
+#[derive(Debug, Subcommand)]
+pub enum AccountCommand {
+    /// Make an account. Its password is asked for, unless told otherwise.
+    Add {
+        /// Its name, mostly an address.
+        name: String,
+        /// What it may send as: an address, a domain, or a pattern such as `*@example.org` or `joe+*@example.org`. Its
+        /// own name if that is an address and nothing else is said.
+        #[arg(long, value_name = "RULE")]
+        send_as: Vec<String>,
+        /// It proves itself by token or certificate only.
+        #[arg(long, conflicts_with_all = ["generate", "password_stdin"])]
+        without_password: bool,
+        /// Its password does not open this server; only app passwords do.
+        #[arg(long)]
+        app_passwords_only: bool,
+        #[command(flatten)]
+        password: PasswordFrom,
+        /// Print what was made as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List all accounts.
+    List {
+        /// Print one JSON object per line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one account, with when its passwords were last used.
+    Show {
+        /// Its name.
+        name: String,
+        /// Print it as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give an account another password. Its app passwords stay.
+    Passwd {
+        /// Its name.
+        name: String,
+        #[command(flatten)]
+        password: PasswordFrom,
+        /// Print what was made as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Shut an account out.
+    Disable {
+        /// Its name.
+        name: String,
+    },
+    /// Let an account in again.
+    Enable {
+        /// Its name.
+        name: String,
+    },
+    /// Remove an account. Mail that it has sent stays in the queue.
+    Remove {
+        /// Its name.
+        name: String,
+    },
+    /// Passwords for one program or device each.
+    AppPassword {
+        #[command(subcommand)]
+        command: AppPasswordCommand,
+    },
+}
+
+/// What to do with app passwords.
+#[derive(Debug, Subcommand)]
+pub enum AppPasswordCommand {
+    /// Make one; it is shown this once.
+    Add {
+        /// The account.
+        name: String,
+        /// What it is for, such as `phone`.
+        label: String,
+        /// Print it as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List those of an account, with when they were last used.
+    List {
+        /// The account.
+        name: String,
+        /// Print them as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove one: what uses it is shut out.
+    Remove {
+        /// The account.
+        name: String,
+        /// What it is for.
+        label: String,
+    },
+}
+
+/// Where a password comes from; never from the command line, which everybody on the machine can read.
+#[derive(Debug, Args)]
+pub struct PasswordFrom {
+    /// Read it from the first line of standard input.
+    #[arg(long)]
+    pub password_stdin: bool,
+    /// Make one, and print it.
+    #[arg(long, conflicts_with = "password_stdin")]
+    pub generate: bool,
+}
 
 /// How to reach the running server.
 #[derive(Debug, Args)]

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod account_command;
 mod cli;
 mod config;
 mod control;
@@ -45,6 +46,7 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Reference => output::print(config::reference())?,
         Command::Explain { recipient, json } => explain::run(&cli.config, recipient, *json)?,
         Command::Queue { reach, command } => queue_command::run(&socket(cli, reach)?, command)?,
+        Command::Account { command } => account_command::run(&cli.config, command)?,
         Command::Status { reach, json } => queue_command::status(&socket(cli, reach)?, *json)?,
         Command::Metrics { reach } => queue_command::metrics(&socket(cli, reach)?)?,
         Command::Completions { shell } => {
@@ -100,6 +102,8 @@ enum Failure {
     #[error(transparent)]
     Control(#[from] control::ClientError),
     #[error(transparent)]
+    Account(#[from] account_command::AccountError),
+    #[error(transparent)]
     Explain(#[from] explain::ExplainError),
     #[error("{0}")]
     Output(#[from] std::io::Error),
@@ -112,7 +116,9 @@ impl Failure {
             Failure::Configuration(problems) | Failure::Serve(ServeError::Configuration(problems)) => {
                 (Some(problems), None)
             }
-            Failure::Explain(explain::ExplainError::Configuration(problems)) => (Some(problems), None),
+            Failure::Explain(explain::ExplainError::Configuration(problems))
+            | Failure::Account(account_command::AccountError::Configuration(problems)) => (Some(problems), None),
+            Failure::Account(error) => (None, error.cure()),
             Failure::Serve(error) => (None, error.cure()),
             Failure::Sandbox(error) => (None, error.cure()),
             Failure::Control(error) => (None, error.cure()),

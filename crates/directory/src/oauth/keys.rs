@@ -45,6 +45,18 @@ pub enum KeysError {
     Client(String),
 }
 
+impl KeySource {
+    /// Whether keys from there can be trusted.
+    pub(super) fn check(&self) -> Result<(), KeysError> {
+        match self {
+            KeySource::Url(url) if url.scheme() != "https" && !(url.scheme() == "http" && is_loopback(url)) => {
+                Err(KeysError::InTheClear(url.clone()))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 pub struct Keys {
     source: KeySource,
     client: reqwest::Client,
@@ -64,12 +76,7 @@ struct Held {
 
 impl Keys {
     pub fn new(source: KeySource) -> Result<Self, KeysError> {
-        if let KeySource::Url(url) = &source
-            && url.scheme() != "https"
-            && !(url.scheme() == "http" && is_loopback(url))
-        {
-            return Err(KeysError::InTheClear(url.clone()));
-        }
+        source.check()?;
         let client = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .timeout(PATIENCE)

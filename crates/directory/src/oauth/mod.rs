@@ -38,15 +38,22 @@ pub struct OauthSettings {
     pub any_account: bool,
 }
 
+impl OauthSettings {
+    /// Whether they can be used.
+    pub fn check(&self) -> Result<(), KeysError> {
+        self.keys.check()
+    }
+}
+
 /// Checks tokens.
-pub struct Oauth {
+pub(crate) struct Oauth {
     settings: OauthSettings,
     keys: Keys,
 }
 
 /// Why a token names nobody.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TokenError {
+pub(crate) enum TokenError {
     /// It is not good; why, for the log.
     Invalid(String),
     /// The keys are not to be had now.

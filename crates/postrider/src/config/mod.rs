@@ -8,6 +8,7 @@
 //! The types are the only source: the JSON schema for editors, the checks and `docs/configuration.md` come from them.
 //! [`Loaded`] keeps the place of every value, so that `explain` can name the line that made a decision.
 
+mod accounts;
 mod delivery;
 mod inspect;
 mod judge;

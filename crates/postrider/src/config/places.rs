@@ -1,6 +1,7 @@
 //! Where each value of a configuration stands.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use super::problem::Problem;
 use super::source::{Place, Sources};
@@ -34,6 +35,11 @@ impl Places {
     /// The files that were read.
     pub fn sources(&self) -> &Sources {
         &self.sources
+    }
+
+    /// The folder of the configuration: relative paths begin there.
+    pub fn folder(&self) -> &Path {
+        self.sources.paths().next().and_then(Path::parent).unwrap_or(Path::new(""))
     }
 
     /// A problem with the value at `path`, or with what it is part of if it was not set itself.

@@ -232,3 +232,30 @@ fn the_reference_names_every_key_of_the_schema() {
     }
     assert!(!page.contains("|  |"), "every key has a meaning");
 }
+
+#[test]
+fn accounts_are_judged_with_what_they_need() {
+    let judge = |text: &str| problems(&format!("hostname = \"mx.test\"\n{text}\n"));
+    let listener = "[[listener]]\nname = \"s\"\naddress = \"127.0.0.1:587\"\nrole = \"submission\"\n";
+    assert!(judge(listener).contains("⚠ nobody can log in here: there are no accounts"));
+    assert!(!judge(&format!("{listener}[accounts]")).contains("log in"));
+    let oauth = |keys: &str| format!("[accounts.oauth]\nissuer = \"i\"\naudience = \"a\"\nkeys = \"{keys}\"");
+    assert_eq!(judge(&oauth("https://id.example.org/keys")), "");
+    let clear = judge(&oauth("http://id.example.org/keys"));
+    assert!(clear.contains("× these keys cannot be used") && clear.contains("in the clear"), "{clear}");
+    let orphan = judge("[accounts]\nmechanisms = [\"PLAIN\", \"XOAUTH2\"]");
+    assert!(orphan.contains("× nobody says whose tokens count"), "{orphan}");
+    assert!(judge("[accounts]\nmechanisms = \"PLIAN\"").contains("× `accounts.mechanisms` takes"));
+}
+
+#[test]
+fn mistakes_in_the_accounts_are_told_with_the_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    write("postrider.toml", "hostname = \"mx.test\"\n[accounts]\nfile = \"people.toml\"\n");
+    load(&folder.path().join("postrider.toml")).unwrap();
+    write("people.toml", "[[account]]\nname = \"a\"\npassword = \"plain\"\n");
+    let text = load(&folder.path().join("postrider.toml")).unwrap_err().render(false);
+    assert!(text.contains("× the accounts cannot be used") && text.contains("people.toml:3: "), "{text}");
+    assert!(!text.contains("plain"), "{text}");
+}

@@ -46,6 +46,9 @@ pub struct Configuration {
     /// Where to listen. Without any: one listener called `smtp` on `0.0.0.0:25` and `[::]:25`.
     #[serde(default)]
     pub listener: Vec<Listener>,
+    /// Who may submit mail. Without this table there are no accounts, and AUTH is not offered. docs/accounts.md has examples.
+    #[serde(default)]
+    pub accounts: Option<super::accounts::Accounts>,
     /// Where mail goes. The first route that matches a recipient's domain wins; mail that none matches goes to the mail
     /// exchanges of its domain.
     #[serde(default)]

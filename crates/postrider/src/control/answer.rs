@@ -3,6 +3,7 @@
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
+use directory::Directory;
 use queue::{Acted, Action, DestinationSummary, Gauges, LaneSummary, Queue, Selection};
 use reception::Reception;
 use serde::{Deserialize, Serialize};
@@ -28,6 +29,8 @@ pub struct Control {
     pub queue: Queue,
     /// Where mail comes in.
     pub reception: Reception,
+    /// Who has accounts.
+    pub directory: Directory,
     /// The configuration in force.
     pub loaded: Arc<RwLock<Arc<Loaded>>>,
     /// All metrics.
@@ -82,6 +85,9 @@ impl Control {
             Request::Content { id } => self.content(id, answer).await,
             Request::Count { selection } => {
                 answer.item(&self.queue.count(&selection).await.map_err(Refusal::new)?).await
+            }
+            Request::LastUses { account } => {
+                answer.item(&self.directory.last_uses(&account).await.map_err(Refusal::new)?).await
             }
             Request::Act { action, selection, author, reason } => {
                 self.act(action, &selection, &author, &reason, answer).await

@@ -56,6 +56,11 @@ pub enum Request {
         /// To which messages.
         selection: Selection,
     },
+    /// When the passwords of an account were last used: one item.
+    LastUses {
+        /// Its name.
+        account: String,
+    },
     /// Does something: one item that says how much was done, and while it goes on now and then how far it came.
     Act {
         /// What.

@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use directory::Directory;
 use mail::{MessageIds, Randomness, SystemClock};
 use reception::Reception;
 use tracing::{error, info, warn};
@@ -64,6 +65,12 @@ pub enum ServeError {
     /// See the inner error.
     #[error("cannot open the store's tables: {0}")]
     Tables(#[from] store::TablesError),
+    /// See the inner error.
+    #[error("cannot use the accounts: {0}")]
+    Accounts(#[from] directory::SetupError),
+    /// See the inner error.
+    #[error(transparent)]
+    Secret(#[from] directory::SecretError),
     /// See the inner error.
     #[error("cannot look up names: {0}")]
     Dns(#[from] dns::SetupError),
@@ -115,6 +122,7 @@ pub struct Prepared {
     source: Option<PathBuf>,
     handed: Handed,
     reception: Reception,
+    directory: Directory,
     intake: Arc<LateIntake>,
     meters: Meters,
 }
@@ -160,7 +168,8 @@ impl Prepared {
             identity.own(folder).map_err(ServeError::system(format!("give {} to the user", folder.display())))?;
             identity.assume()?;
         }
-        Ok(Self { loaded, source, handed, reception, intake, meters })
+        let directory = Directory::new(directory::Metrics::register(meters.registry()));
+        Ok(Self { loaded, source, handed, reception, directory, intake, meters })
     }
 
     /// Starts the threads and serves until the end. `started` is called once, when mail is taken.

@@ -37,8 +37,10 @@ impl Rooms {
         let queue = settings::queue(configuration)?;
         // It says whether the table of routes can be built at all.
         queue.explain(&Host::Domain(configuration.hostname.0.clone()))?;
-        // Of all steps only this one can fail from here on, and then it changes nothing.
+        // What can fail comes first, and changes nothing if it does.
+        let accounts = self.directory.prepare(settings::accounts(&new, &self.secret, &self.tables))?;
         self.reception.reconfigure(settings::reception(configuration, &self.handed))?;
+        self.directory.put_in_force(accounts);
         self.queue.reconfigure(queue)?;
         self.deliverer.reconfigure(settings::delivery(configuration));
         let old = self.loaded();

@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use delivery::{Deliverer, Work};
+use directory::Directory;
 use futures_util::FutureExt;
 use mail::{Assignment, AttemptReport, Clock, Fault, Randomness, SystemClock, Target};
 use queue::{Grant, Queue};
@@ -22,6 +23,8 @@ use crate::logs::Story;
 
 /// The name of the control socket in the folder of the store.
 pub const CONTROL_SOCKET: &str = "control";
+/// The name of the directory's key in the folder of the store.
+const DIRECTORY_KEY: &str = "directory.key";
 
 /// All of them.
 pub struct Rooms {
@@ -30,6 +33,8 @@ pub struct Rooms {
     pub(super) queue: Queue,
     pub(super) deliverer: Deliverer,
     pub(super) reception: Reception,
+    pub(super) directory: Directory,
+    pub(super) secret: directory::Secret,
     pub(super) handed: Handed,
     pub(super) source: Option<PathBuf>,
     pub(super) loaded: Arc<RwLock<Arc<Loaded>>>,
@@ -39,13 +44,15 @@ pub struct Rooms {
 impl Rooms {
     /// Opens the store and puts everything else on top of it.
     pub async fn open(prepared: Prepared) -> Result<Self, ServeError> {
-        let Prepared { loaded, source, handed, reception, intake, mut meters } = prepared;
+        let Prepared { loaded, source, handed, reception, directory, intake, mut meters } = prepared;
         let configuration = &loaded.configuration;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let randomness = Randomness::from_system();
         let store_metrics = store::Metrics::register(meters.registry());
         let store = open_store(configuration, &clock, &randomness, store_metrics).await?;
         let tables = open_tables(configuration).await?;
+        let secret = directory::Secret::open(&configuration.store.path.join(DIRECTORY_KEY))?;
+        directory.configure(settings::accounts(&loaded, &secret, &tables))?;
         let dns_metrics = dns::Metrics::register(meters.registry());
         let resolver = dns::Resolver::new(configuration.dns.to_settings(), Arc::clone(&clock), dns_metrics)?;
         let resolver: Arc<dyn dns::Resolve> = Arc::new(resolver);
@@ -69,7 +76,8 @@ impl Rooms {
         });
         intake.open(QueueIntake::new(queue.clone()));
         let loaded = Arc::new(RwLock::new(Arc::new(loaded)));
-        Ok(Self { store, tables, queue, deliverer, reception, handed, source, loaded, meters: Arc::new(meters) })
+        let meters = Arc::new(meters);
+        Ok(Self { store, tables, queue, deliverer, reception, directory, secret, handed, source, loaded, meters })
     }
 
     /// The configuration in force.
@@ -88,6 +96,7 @@ impl Rooms {
             store: self.store.clone(),
             queue: self.queue.clone(),
             reception: self.reception.clone(),
+            directory: self.directory.clone(),
             loaded: Arc::clone(&self.loaded),
             meters: Arc::clone(&self.meters),
             began,

@@ -8,7 +8,9 @@ use shaping::{BackoffSettings, Intervals, Jitter, Limits, RetrySchedule};
 
 use super::files;
 use super::supervision::Handed;
-use crate::config::{Configuration, Endings, Listener, NextHop, OddLocalParts, Pattern, Protocol, Retry, Role, Route};
+use crate::config::{
+    Configuration, Endings, Listener, Loaded, NextHop, OddLocalParts, Pattern, Protocol, Retry, Role, Route,
+};
 
 /// What cannot be expressed, although every value is right by itself.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +43,13 @@ pub fn store(configuration: &Configuration) -> store::Options {
         checkpoint_every: settings.checkpoint.0,
         ..defaults
     }
+}
+
+/// For the directory; nothing if there are no accounts.
+pub fn accounts(loaded: &Loaded, secret: &directory::Secret, tables: &store::Tables) -> Option<directory::Settings> {
+    let accounts = loaded.configuration.accounts.as_ref()?;
+    let uses = directory::Uses::new(tables.clone(), std::sync::Arc::new(mail::SystemClock));
+    Some(accounts.to_settings(loaded.places.folder(), secret.clone(), uses))
 }
 
 /// For reception. Sockets that systemd handed over are taken from `handed` by their address.

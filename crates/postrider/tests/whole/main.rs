@@ -1,5 +1,6 @@
 //! The whole binary, from outside: what a person who runs it sees.
 
+mod accounts;
 mod checking;
 mod control;
 mod dialogues;

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 pub use client::Client;
-pub use server::{Postrider, binary, open_to_everybody, postrider};
+pub use server::{Output, Postrider, binary, open_to_everybody, postrider};
 pub use setup::{Setup, is_root};
 pub use sink::{Mail, Script, Sink};
 

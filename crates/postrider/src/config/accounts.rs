@@ -1,0 +1,214 @@
+//! `[accounts]`: who may submit mail, and how they prove who they are.
+
+use std::path::{Path, PathBuf};
+
+use directory::oauth::KeySource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::listener::AuthUse;
+use super::places::Places;
+use super::problem::Problem;
+use super::types::{Configuration, minutes};
+use super::units::{Listed, Period};
+
+/// Where accounts are.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Accounts {
+    /// The file of the accounts, relative to the configuration's folder. If not set: `accounts.toml`.
+    pub file: Option<PathBuf>,
+    /// The mechanisms to offer, of those that can be had. If not set: all. None is offered outside TLS.
+    pub mechanisms: Option<Listed<Mechanism>>,
+    /// How many passwords are checked at a time, each of which takes a processor and 19 MiB for some 20 ms. Beyond a
+    /// queue of 256, clients are told to come again: 454 4.7.0. If not set: one per processor.
+    #[schemars(range(min = 1, max = 1024))]
+    pub parallel_checks: Option<u32>,
+    /// Tokens that prove who somebody is.
+    pub oauth: Option<Oauth>,
+}
+
+/// A way to prove who one is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Mechanism {
+    /// By password, which is never sent, bound to the TLS connection (TLS 1.3).
+    #[serde(rename = "SCRAM-SHA-256-PLUS")]
+    ScramSha256Plus,
+    /// By password, which is never sent.
+    #[serde(rename = "SCRAM-SHA-256")]
+    ScramSha256,
+    /// By the client's certificate.
+    #[serde(rename = "EXTERNAL")]
+    External,
+    /// By token.
+    #[serde(rename = "OAUTHBEARER")]
+    OauthBearer,
+    /// By token, the older way.
+    #[serde(rename = "XOAUTH2")]
+    Xoauth2,
+    /// By password.
+    #[serde(rename = "PLAIN")]
+    Plain,
+    /// By password, the older way.
+    #[serde(rename = "LOGIN")]
+    Login,
+}
+
+/// Tokens (JSON Web Tokens, RFC 7519) of an issuer such as Keycloak, Entra ID or Google, for OAUTHBEARER and XOAUTH2.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Oauth {
+    /// Who may have issued a token: what its claim `iss` says.
+    pub issuer: Listed<String>,
+    /// For whom it must be: one of what its claim `aud` says.
+    pub audience: Listed<String>,
+    /// The issuer's keys, a JSON Web Key Set: an HTTPS URL, or a file relative to the configuration's folder. Keys are
+    /// kept for an hour, and fetched again when a token names an unknown one.
+    pub keys: String,
+    /// The claim that names the account. An `email` that the token calls unverified does not count.
+    #[serde(default = "email")]
+    pub claim: String,
+    /// The signatures that count.
+    #[serde(default = "algorithms")]
+    pub algorithms: Listed<Algorithm>,
+    /// How far the issuer's clock and ours may differ.
+    #[serde(default = "leeway")]
+    pub leeway: Period,
+    /// What the token's `scope` or `scp` must hold.
+    #[serde(default)]
+    pub scope: Option<String>,
+    /// Also let in whom only the issuer knows; they send as the address that the claim names.
+    #[serde(default)]
+    pub any_account: bool,
+}
+
+/// A signature of a token (RFC 7518 §3.1, RFC 8037).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[allow(missing_docs, clippy::upper_case_acronyms)]
+pub enum Algorithm {
+    RS256,
+    RS384,
+    RS512,
+    PS256,
+    PS384,
+    PS512,
+    ES256,
+    ES384,
+    EdDSA,
+}
+
+fn email() -> String {
+    "email".to_owned()
+}
+
+fn algorithms() -> Listed<Algorithm> {
+    Listed(vec![Algorithm::RS256, Algorithm::PS256, Algorithm::ES256, Algorithm::EdDSA])
+}
+
+fn leeway() -> Period {
+    minutes(1)
+}
+
+impl Accounts {
+    /// Where the accounts file lies; `folder` is that of the configuration.
+    pub fn file_in(&self, folder: &Path) -> PathBuf {
+        folder.join(self.file.as_deref().unwrap_or(Path::new("accounts.toml")))
+    }
+
+    /// As the directory takes it.
+    pub fn to_settings(&self, folder: &Path, secret: directory::Secret, uses: directory::Uses) -> directory::Settings {
+        let backend = directory::BackendSettings::File(self.file_in(folder));
+        let general = directory::Settings::new(backend, secret);
+        directory::Settings {
+            oauth: self.oauth.as_ref().and_then(|oauth| oauth.to_settings(folder).ok()),
+            mechanisms: self.mechanisms.as_ref().map(|list| list.0.iter().map(|one| (*one).into()).collect()),
+            parallel_checks: self.parallel_checks.map_or(general.parallel_checks, |number| number as usize),
+            uses: Some(uses),
+            ..general
+        }
+    }
+}
+
+impl Oauth {
+    fn to_settings(&self, folder: &Path) -> Result<directory::oauth::OauthSettings, String> {
+        let keys = match self.keys.split_once("://") {
+            Some(_) => KeySource::Url(self.keys.parse().map_err(|error: url::ParseError| error.to_string())?),
+            None => KeySource::File(folder.join(&self.keys)),
+        };
+        Ok(directory::oauth::OauthSettings {
+            issuers: self.issuer.0.clone(),
+            audiences: self.audience.0.clone(),
+            keys,
+            claim: self.claim.clone(),
+            algorithms: self.algorithms.0.iter().map(|one| (*one).into()).collect(),
+            leeway: self.leeway.0,
+            scope: self.scope.clone(),
+            any_account: self.any_account,
+        })
+    }
+}
+
+impl From<Mechanism> for directory::Mechanism {
+    fn from(mechanism: Mechanism) -> Self {
+        match mechanism {
+            Mechanism::ScramSha256Plus => Self::ScramSha256Plus,
+            Mechanism::ScramSha256 => Self::ScramSha256,
+            Mechanism::External => Self::External,
+            Mechanism::OauthBearer => Self::OauthBearer,
+            Mechanism::Xoauth2 => Self::Xoauth2,
+            Mechanism::Plain => Self::Plain,
+            Mechanism::Login => Self::Login,
+        }
+    }
+}
+
+impl From<Algorithm> for directory::oauth::Algorithm {
+    fn from(algorithm: Algorithm) -> Self {
+        match algorithm {
+            Algorithm::RS256 => Self::RS256,
+            Algorithm::RS384 => Self::RS384,
+            Algorithm::RS512 => Self::RS512,
+            Algorithm::PS256 => Self::PS256,
+            Algorithm::PS384 => Self::PS384,
+            Algorithm::PS512 => Self::PS512,
+            Algorithm::ES256 => Self::ES256,
+            Algorithm::ES384 => Self::ES384,
+            Algorithm::EdDSA => Self::EdDSA,
+        }
+    }
+}
+
+/// What accounts and listeners contradict, and what is wrong with the accounts file.
+pub(super) fn judge(configuration: &Configuration, places: &Places, problems: &mut Vec<Problem>) {
+    let Some(accounts) = &configuration.accounts else {
+        for (at, listener) in configuration.listener.iter().enumerate() {
+            if listener.auth() != AuthUse::Off {
+                let message = "nobody can log in here: there are no accounts";
+                let problem = places.problem(&format!("listener[{at}].role"), message, "it offers AUTH").warning();
+                problems.push(problem.help("add the table [accounts], and accounts with `postrider account add`"));
+            }
+        }
+        return;
+    };
+    if let Some(oauth) = &accounts.oauth {
+        let made = oauth.to_settings(places.folder());
+        let judged = made.and_then(|settings| settings.check().map_err(|error| error.to_string()));
+        if let Err(why) = judged {
+            problems.push(places.problem("accounts.oauth.keys", "these keys cannot be used", why));
+        }
+    }
+    let bearer = |one: &Mechanism| matches!(one, Mechanism::OauthBearer | Mechanism::Xoauth2);
+    if accounts.oauth.is_none() && accounts.mechanisms.as_ref().is_some_and(|list| list.0.iter().any(bearer)) {
+        let problem =
+            places.problem("accounts.mechanisms", "nobody says whose tokens count", "OAUTHBEARER and XOAUTH2");
+        problems.push(problem.help("add the table [accounts.oauth]"));
+    }
+    file(&accounts.file_in(places.folder()), places, problems);
+}
+
+/// An accounts file with mistakes; one that is not there, or that only the server may read, is no mistake.
+fn file(path: &Path, places: &Places, problems: &mut Vec<Problem>) {
+    if let Err(error) = directory::file::check(path) {
+        problems.push(places.problem("accounts", "the accounts cannot be used", "").help(error.to_string()));
+    }
+}
