@@ -291,7 +291,7 @@ impl Run<'_> {
             size: body.size,
             body: body.kind,
             utf8: body.utf8 || job.needs_utf8(&recipients),
-            asks: Asks::default(),
+            asks: Asks::of(&job.assignment.envelope, self.inner.clock.now()),
         };
         if let Err(shortfall) = line.connection.begin(transaction, self.inner.clock.instant()) {
             job.falls_short(&recipients, &shortfall.fault());

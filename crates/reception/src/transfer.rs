@@ -176,7 +176,7 @@ impl Entrance<'_> {
 
     /// Our `Received` field.
     pub(crate) fn trace(&self, envelope: &Envelope) -> Bytes {
-        Received { by: &self.listener.session.hostname, envelope }.to_field().into()
+        Received::new(&self.listener.session.hostname, envelope).to_field().into()
     }
 
     /// The bare `<postmaster>` (RFC 5321 §4.5.1) means the postmaster of the name that we answer by.

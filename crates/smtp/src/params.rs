@@ -8,8 +8,6 @@ use std::fmt::Write;
 
 use mail::{BodyKind, Notify, NotifyOn, OriginalRecipient, Ret, Utf8};
 
-pub use mail::ByMode;
-
 pub use self::requests::{DeliverBy, MAX_SUBMITTER, Release, Submitter};
 use crate::xtext;
 
@@ -284,6 +282,7 @@ fn orcpt(value: &str, utf8: Utf8) -> Result<OriginalRecipient, ParameterError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mail::{ByMode, Timestamp};
     use proptest::prelude::*;
 
     #[test]
@@ -308,7 +307,7 @@ mod tests {
         let expected = MailParameters {
             require_tls: true,
             deliver_by: Some(DeliverBy { seconds: -12, mode: ByMode::Notify, trace: true }),
-            release: Some(Release::Until(mail::Timestamp::from_millis(1_795_253_400_000))),
+            release: Some(Release::Until(Timestamp::from_millis(1_795_253_400_000))),
             priority: Some(-9),
             submitter: Some(Submitter::Named("a+b@example.org".into())),
             ..MailParameters::default()
@@ -316,6 +315,18 @@ mod tests {
         assert_eq!(read, expected);
         assert_eq!(MailParameters::parse("AUTH=<>").unwrap().submitter, Some(Submitter::Unknown));
         assert_eq!(MailParameters::parse("HOLDFOR=60").unwrap().release, Some(Release::For(60)));
+    }
+
+    #[test]
+    fn times_are_counted_from_now() {
+        let now = Timestamp::from_millis(1_000_000);
+        for seconds in [-600, 0, 1, 999_999_999] {
+            let by = DeliverBy { seconds, mode: ByMode::Notify, trace: true };
+            assert_eq!(DeliverBy::left(by.from(now), now), by);
+        }
+        let by = DeliverBy { seconds: 60, mode: ByMode::Return, trace: false };
+        assert_eq!(DeliverBy::left(by.from(now), Timestamp::from_millis(1_050_000)).seconds, 10);
+        assert_eq!(Release::For(60).at(now), Timestamp::from_millis(1_060_000));
     }
 
     #[test]
@@ -407,8 +418,7 @@ mod tests {
             true => DeliverBy { seconds, mode: ByMode::Return, trace },
             false => DeliverBy { seconds: if past { -seconds } else { seconds }, mode: ByMode::Notify, trace },
         });
-        let until =
-            (0..253_402_300_800_000_u64).prop_map(|millis| Release::Until(mail::Timestamp::from_millis(millis)));
+        let until = (0..253_402_300_800_000_u64).prop_map(|millis| Release::Until(Timestamp::from_millis(millis)));
         let release = prop_oneof![(0..1_000_000_000_u32).prop_map(Release::For), until];
         let submitter = prop_oneof![Just(Submitter::Unknown), "[ -~]{1,60}".prop_map(Submitter::Named)];
         use proptest::option::of;

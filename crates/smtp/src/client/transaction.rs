@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use mail::{BodyKind, EnhancedCode, Envelope, Fault, Recipient, Reply, Utf8};
+use mail::{BodyKind, ByMode, EnhancedCode, Envelope, Fault, Recipient, Reply, Timestamp, TlsDemand, Utf8};
 
 use crate::extensions::{Extensions, SizeOffer};
-use crate::params::{ByMode, DeliverBy, MailParameters, RecipientParameters, Submitter};
+use crate::params::{DeliverBy, MailParameters, RecipientParameters, Submitter};
 
 /// One message for some of its recipients.
 #[derive(Clone, Debug)]
@@ -194,6 +194,16 @@ impl Transaction {
 }
 
 impl Asks {
+    /// What the envelope of a message asks for that goes `now`.
+    pub fn of(envelope: &Envelope, now: Timestamp) -> Self {
+        Self {
+            require_tls: envelope.tls == TlsDemand::Required,
+            deliver_by: envelope.deliver_by.map(|limit| DeliverBy::left(limit, now)),
+            priority: envelope.priority,
+            submitter: None,
+        }
+    }
+
     fn check_time(&self, offered: &Extensions) -> Result<(), Shortfall> {
         let Some(DeliverBy { seconds: left, mode: ByMode::Return, .. }) = self.deliver_by else { return Ok(()) };
         match offered.deliver_by {

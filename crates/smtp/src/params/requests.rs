@@ -10,8 +10,9 @@ use crate::xtext;
 
 /// The longest value of `AUTH`, encoded (RFC 4954 §5).
 pub const MAX_SUBMITTER: usize = 500;
-/// The most digits of a time span (RFC 2852 §4, RFC 4865 §4).
+/// The most digits of a time span (RFC 2852 §4, RFC 4865 §4), and what they can say.
 const MAX_DIGITS: usize = 9;
+const LONGEST: i32 = 999_999_999;
 
 /// The `BY` parameter (RFC 2852 §4): in how many seconds delivery is due, counted from MAIL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +48,13 @@ impl DeliverBy {
         } else {
             Ok(Self { seconds, mode, trace })
         }
+    }
+
+    /// What is left of the time for a message that goes `now`.
+    pub fn left(limit: mail::DeliverBy, now: Timestamp) -> Self {
+        let clamp = |span: Duration| i32::try_from(span.as_secs()).unwrap_or(LONGEST).min(LONGEST);
+        let seconds = clamp(limit.by.since(now)) - clamp(now.since(limit.by));
+        Self { seconds, mode: limit.mode, trace: limit.trace }
     }
 
     /// By when that is, for a message that comes `now`.

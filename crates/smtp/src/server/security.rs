@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use mail::{Timestamp, TlsFacts};
+use mail::{ByMode, Timestamp, TlsFacts};
 
 use super::event::{Answer, Event};
 use super::limits::TlsOffer;
@@ -17,7 +17,7 @@ use super::reason::{CloseReason, Refusal};
 use super::session::{Mailing, Phase, Question, Session, Step};
 use crate::commands::Verb;
 use crate::extensions::{Extensions, FutureReleaseOffer};
-use crate::params::{ByMode, DeliverBy, MailParameters, Release, Submitter};
+use crate::params::{DeliverBy, MailParameters, Release, Submitter};
 use crate::sasl::{self, AuthError};
 
 /// The longest time that parameters can say: nine digits of seconds.

@@ -1,9 +1,9 @@
 //! What comes before the first transaction: STARTTLS, AUTH, and what messages need of the peer.
 
-use mail::{TlsFacts, TlsVersion, Verified};
+use mail::{ByMode, TlsFacts, TlsVersion, Verified};
 
 use super::*;
-use crate::params::{ByMode, DeliverBy};
+use crate::params::DeliverBy;
 
 /// `S:` lines go to the client, `|` between those of one segment; `C:` lines must come from it, `E:` is the next event.
 /// What the driver does: `tls` (the handshake), `clear`, `auth MECHANISM initial`, `answer text`, `abort`, `begin`, `quit`,
