@@ -40,6 +40,7 @@ pub(crate) async fn place(
             let hosts = vec![TargetHost::Address { address: *address, preference: 0 }];
             (Site::new(format!("listener:{name}")), Protocol::Smtp, hosts)
         }
+        (Way::Inside(_), _) => (Site::new(destination.as_str()), Protocol::Smtp, Vec::new()),
         (Way::Route(_), Some(Route { to: To::Mx, .. }) | None) => return Err(Resting::Vanished),
     };
     let lane = Lane { source: source.name.clone(), site };

@@ -4,12 +4,12 @@
 //! none does, mail goes to the domain's mail exchanges. The table is indexed by name, so that thousands of routes cost
 //! a look-up per label of the domain.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use mail::{Destination, Domain, ForwardPath, Host};
+use mail::{Destination, Domain, ForwardPath, Host, Mailbox};
 use serde::Serialize;
 use shaping::{Limits, RetrySchedule};
 
@@ -126,6 +126,8 @@ pub(crate) struct Routing {
     exact: HashMap<String, usize>,
     below: HashMap<String, usize>,
     any: Option<usize>,
+    /// The destinations of addresses that this server serves itself.
+    inside: HashSet<Destination>,
 }
 
 /// Which route a domain takes and why, for people and programs.
@@ -152,6 +154,8 @@ pub(crate) enum Way {
     Exchanges(Host),
     /// `route:NAME`.
     Route(String),
+    /// `inside:ADDRESS`: this server itself.
+    Inside(Destination),
 }
 
 impl Routing {
@@ -173,6 +177,20 @@ impl Routing {
         }
         table.routes = routes;
         Ok(table)
+    }
+
+    /// Mail to these addresses stays in this server, wherever that of their domains goes.
+    pub(crate) fn with_inside(self, addresses: &[Mailbox]) -> Self {
+        Self { inside: addresses.iter().map(inside).collect(), ..self }
+    }
+
+    /// Where mail for a recipient is scheduled that this server serves itself.
+    pub(crate) fn inside(&self, path: &ForwardPath) -> Option<Destination> {
+        // Asked for every recipient: mostly there is none.
+        if self.inside.is_empty() {
+            return None;
+        }
+        path.mailbox().map(inside).filter(|destination| self.inside.contains(destination))
     }
 
     /// The routes in their order.
@@ -223,6 +241,10 @@ impl Routing {
                 Some(route) if route.to != To::Mx => Ok(Some(route)),
                 _ => Err(Vanished),
             },
+            Way::Inside(destination) => match self.inside.contains(destination) {
+                true => Ok(None),
+                false => Err(Vanished),
+            },
         }
     }
 
@@ -236,6 +258,11 @@ impl Routing {
 /// A destination that routing would not yield any more: its deliveries are routed anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Vanished;
+
+/// Addresses of our own services know no case.
+fn inside(address: &Mailbox) -> Destination {
+    Destination::new(format!("inside:{address}").to_lowercase())
+}
 
 /// Whose mail exchanges or routes a recipient takes; the bare postmaster is ours (RFC 5321 §4.5.1).
 pub(crate) fn host_of(path: &ForwardPath, ourselves: &Domain) -> Host {
@@ -252,6 +279,7 @@ impl Way {
         match text.split_once(':')? {
             ("mx", host) => Host::parse(host).ok().map(Way::Exchanges),
             ("route", name) => Some(Way::Route(name.into())),
+            ("inside", _) => Some(Way::Inside(destination.clone())),
             _ => None,
         }
     }
@@ -416,6 +444,19 @@ mod tests {
             assert_eq!(table.of_destination(&way).err(), Some(Vanished), "{gone}");
         }
         assert_eq!(Way::parse(&Destination::new("nonsense")), None);
+    }
+
+    #[test]
+    fn addresses_of_our_own_stay_inside_whatever_the_route_of_their_domain() {
+        let routes = || vec![route("local", vec![Match::Domain(domain("example.org"))])];
+        let table = Routing::new(routes()).unwrap().with_inside(&["reports@example.org".parse().unwrap()]);
+        let path = |text: &str| ForwardPath::Mailbox(text.parse().unwrap());
+        let destination = table.inside(&path("Reports@EXAMPLE.org")).unwrap();
+        assert_eq!(destination.as_str(), "inside:reports@example.org");
+        assert_eq!(table.inside(&path("other@example.org")), None);
+        let way = Way::parse(&destination).unwrap();
+        assert!(table.of_destination(&way).unwrap().is_none());
+        assert_eq!(Routing::new(routes()).unwrap().of_destination(&way).err(), Some(Vanished), "no longer served");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use dns::Ourselves;
-use mail::{Destination, Domain, ForwardPath, Host, Protocol, Source};
+use mail::{Destination, Domain, ForwardPath, Host, Mailbox, Protocol, Source};
 use shaping::{BackoffSettings, Limits, RetrySchedule};
 
 use crate::routing::{Explanation, Match, Route, Routing, SettingsError, To, Vanished, Way, host_of};
@@ -21,6 +21,9 @@ pub struct Settings {
     pub ourselves: Ourselves,
     /// The routes, in order.
     pub routes: Vec<Route>,
+    /// Addresses whose mail this server serves itself, whatever the route of their domains: whoever takes the grants does
+    /// it. Their target has no hosts, and a site named `inside:` and the address.
+    pub inside: Vec<Mailbox>,
     /// Where to connect from; the first is for all routes that name none.
     pub sources: Vec<Source>,
     /// When to try again, unless a route says otherwise.
@@ -50,6 +53,7 @@ impl Settings {
             ourselves: Ourselves { names: HashSet::from([hostname.clone()]), addresses: HashSet::new() },
             hostname,
             routes: Vec::new(),
+            inside: Vec::new(),
             sources: vec![source],
             retry: RetrySchedule::default(),
             limits: Limits::default(),
@@ -77,7 +81,7 @@ pub(crate) struct Rules {
 
 impl Rules {
     pub(crate) fn new(mut settings: Settings) -> Result<Self, SettingsError> {
-        let routing = Routing::new(std::mem::take(&mut settings.routes))?;
+        let routing = Routing::new(std::mem::take(&mut settings.routes))?.with_inside(&settings.inside);
         let mut names = HashSet::new();
         for source in &settings.sources {
             if !names.insert(source.name.clone()) {
@@ -111,12 +115,16 @@ impl Rules {
 
     /// Where mail for a recipient is scheduled.
     pub(crate) fn destination(&self, path: &ForwardPath) -> Destination {
-        self.routing.destination(&host_of(path, &self.settings.hostname))
+        let inside = self.routing.inside(path);
+        inside.unwrap_or_else(|| self.routing.destination(&host_of(path, &self.settings.hostname)))
     }
 
     /// Whether mail for a recipient would be scheduled there.
     pub(crate) fn leads(&self, path: &ForwardPath, destination: &Destination) -> bool {
-        self.routing.leads(&host_of(path, &self.settings.hostname), destination)
+        match self.routing.inside(path) {
+            Some(inside) => inside == *destination,
+            None => self.routing.leads(&host_of(path, &self.settings.hostname), destination),
+        }
     }
 
     /// The route of a destination, also of one that only reports are owed about.

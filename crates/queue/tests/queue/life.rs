@@ -110,6 +110,30 @@ async fn mail_of_a_route_that_vanished_is_routed_anew() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn mail_for_an_address_of_our_own_stays_inside_until_it_is_none() {
+    let inside = |settings: &mut queue::Settings| {
+        settings.routes = vec![local_route()];
+        settings.inside = vec!["reports@example.org".parse().unwrap()];
+    };
+    let mut house = House::new(inside).await;
+    house.start();
+    house.peers.set("Reports@example.org", Does::Defer);
+    let id = house.send("s@sender.example", &["a@example.org", "Reports@example.org"]).await;
+    house.until(|peers| peers.outcomes("deferred") == 1 && peers.outcomes("delivered") == 1).await;
+    let mut seen: Vec<_> = house.peers.attempts().into_iter().map(|at| (at.recipient, at.site)).collect();
+    seen.sort();
+    let expected = [("Reports@example.org", "inside:reports@example.org"), ("a@example.org", "lmtp:/run/lmtp")];
+    assert_eq!(seen, expected.map(|(to, site)| (to.to_owned(), site.to_owned())));
+
+    let mut house = house.restart(|settings| settings.routes = vec![local_route()]).await;
+    house.peers.set("Reports@example.org", Does::Accept);
+    house.start();
+    house.advance(5 * MINUTE + MINUTE).await;
+    house.until(|peers| peers.finished(id) == 1).await;
+    assert_eq!(house.peers.attempts().last().unwrap().site, "lmtp:/run/lmtp");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_new_route_takes_what_was_queued_for_the_exchanges() {
     let mut house = House::new(|_| ()).await;
     house.start();
