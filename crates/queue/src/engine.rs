@@ -6,14 +6,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mail::{Destination, EnhancedCode, Fault, MessageId, Timestamp};
-use store::{Counters, Due, ReadError};
+use mail::{Destination, EnhancedCode, Fault, Timestamp};
+use store::{Due, ReadError};
 use tokio::task::JoinSet;
 
 use crate::place::place;
 use crate::queue::{Core, Inner, LOOK, cost};
 use crate::scheduler::fair::Class;
-use crate::scheduler::{DestinationId, Item, Load, Now, Page, Resting, STEP, Seek, Why};
+use crate::scheduler::{DestinationId, Item, Load, Now, Page, Resting, Seek, Why};
 use crate::settle::Taken;
 
 /// Pages read at a time.
@@ -24,9 +24,6 @@ const PLACES: usize = 64;
 const ATTENDS: usize = 4;
 /// Deliveries of such a batch.
 const BATCH: usize = 128;
-
-/// No schedule lets a delivery wait longer, whatever the settings were when its wait began.
-const LONGEST: Duration = Duration::from_secs(30 * 86_400);
 
 /// How many of each are under way.
 #[derive(Debug, Default)]
@@ -139,10 +136,8 @@ async fn sleep_until(inner: &Inner, instant: Instant) {
 /// After a start: where there is something to do, and when.
 async fn recover(inner: Arc<Inner>) {
     loop {
-        match inner.read_start().await {
-            Ok((destinations, newest)) => {
-                let last = destinations.iter().filter_map(|(_, counters)| counters.earliest_due).max();
-                inner.take_lead(newest, last);
+        match inner.store.destinations().await {
+            Ok(destinations) => {
                 for batch in destinations.chunks(1024) {
                     inner.core(|core, now| {
                         for (destination, counters) in batch {
@@ -205,25 +200,6 @@ impl Inner {
         self.metrics.connections.set(i64::try_from(core.scheduler.connections()).unwrap_or(i64::MAX));
     }
 
-    async fn read_start(&self) -> Result<(Vec<(Destination, Counters)>, Option<MessageId>), ReadError> {
-        Ok((self.store.destinations().await?, self.store.newest().await?))
-    }
-
-    /// Whether the clock was set back while nobody looked.
-    fn take_lead(&self, newest: Option<MessageId>, last: Option<Timestamp>) {
-        let (newest, longest) = (newest.map(MessageId::timestamp), self.rules().longest_wait());
-        let lead = self.core(|core, now| {
-            let seen = shown(newest, last, longest, now.due);
-            seen.map_or(Duration::ZERO, |seen| core.scheduler.take_lead(seen, now))
-        });
-        if !lead.is_zero() {
-            tracing::warn!(
-                seconds = lead.as_secs(),
-                "the wall clock went back before this start; attempts come earlier"
-            );
-        }
-    }
-
     async fn load(self: &Arc<Self>, load: Load) {
         let loading = Loading { inner: self.clone(), load: Some(load) };
         let Some(load) = &loading.load else { return };
@@ -263,15 +239,6 @@ impl Inner {
             });
         }
     }
-}
-
-/// What the clock must have shown before the start, to judge by when the newest message came and by what is due last of
-/// what is due first, if nothing waits longer than `longest`. The schedule alone proves little, for settings change: then
-/// it must lie further ahead than any would put it.
-fn shown(newest: Option<Timestamp>, last: Option<Timestamp>, longest: Duration, now: Timestamp) -> Option<Timestamp> {
-    let went_back = newest.is_some_and(|newest| newest.since(now) > STEP);
-    let longest = if went_back { longest } else { longest.max(LONGEST) };
-    newest.max(last.map(|last| last - longest))
 }
 
 /// A page under way. If whoever reads it fails, it has failed.
@@ -335,11 +302,11 @@ fn item(due: Due) -> Item {
 mod tests {
     use std::collections::BTreeMap;
 
+    use mail::MessageId;
+
     use super::*;
     use crate::scheduler::fair::Weights;
     use crate::scheduler::{Claim, Scheduler, Windows};
-
-    const DAY: Duration = Duration::from_secs(86_400);
 
     #[test]
     fn what_is_set_aside_has_its_time_also_while_all_loaders_are_at_work() {
@@ -353,20 +320,8 @@ mod tests {
         assert_eq!(scheduler.claim(key, &destination, now), Claim::Taken);
         scheduler.restore(key, now);
         let busy = Busy { loads: LOADS, places: PLACES, ..Busy::default() };
-        let core = Core { scheduler, bells: BTreeMap::new(), busy, planned: Some(now.instant + LOOK) };
+        let core = Core { scheduler, bells: BTreeMap::new(), busy, planned: Some(now.instant + LOOK), shown: None };
         assert!(core.deadline(now).is_some_and(|deadline| deadline < now.instant + LOOK));
         assert!(core.wants_engine(now), "it is woken for that");
-    }
-
-    #[test]
-    fn messages_tell_what_the_clock_showed_and_the_schedule_alone_only_what_no_settings_explain() {
-        let now = Timestamp::from_millis(1_800_000_000_000);
-        assert_eq!(shown(None, None, DAY, now), None);
-        assert_eq!(shown(Some(now), Some(now + 29 * DAY), DAY, now), Some(now));
-        assert_eq!(shown(None, Some(now + 400 * DAY), DAY, now), Some(now + 370 * DAY));
-        assert_eq!(shown(Some(now), Some(now + 90 * DAY), 80 * DAY, now), Some(now + 10 * DAY));
-        let ahead = Some(now + 9 * DAY);
-        assert_eq!(shown(ahead, Some(now + 9 * DAY), DAY, now), ahead);
-        assert_eq!(shown(ahead, Some(now + 20 * DAY), DAY, now), Some(now + 19 * DAY), "it came long before the step");
     }
 }

@@ -10,7 +10,7 @@ use dns::Resolve;
 use mail::{
     Clock, Destination, EnhancedCode, Envelope, Event, Host, MessageId, MessageIds, Observer, Randomness, Reply,
 };
-use store::{CommitError, Delivery, Incoming, NewMessage, Store, StoredMessage, Update};
+use store::{CommitError, Delivery, Incoming, NewMessage, ScheduleClock, Store, StoredMessage, Update};
 use tokio::sync::Notify;
 
 use crate::engine::Busy;
@@ -23,6 +23,8 @@ use crate::settings::{Rules, Settings};
 
 /// Octets for which a message counts as one more in the fair sharing of a lane.
 const COST_UNIT: u64 = 256 << 10;
+/// How far the schedule's clock goes before the store is told.
+const TELL: Duration = Duration::from_secs(1);
 /// Messages whose end is remembered, so that it is told once.
 const FINISHED: usize = 4096;
 
@@ -78,8 +80,9 @@ impl Queue {
     pub fn new(parts: Parts) -> Result<Self, SettingsError> {
         let rules = Rules::new(parts.settings)?;
         let (windows, weights) = (rules.settings.windows.clone(), rules.settings.weights.clone());
-        let scheduler = Scheduler::new(windows, weights, parts.randomness.next_u64());
-        let core = Core { scheduler, bells: BTreeMap::new(), busy: Busy::default(), planned: None };
+        let mut scheduler = Scheduler::new(windows, weights, parts.randomness.next_u64());
+        resume(&mut scheduler, &parts.store, &*parts.clock);
+        let core = Core { scheduler, bells: BTreeMap::new(), busy: Busy::default(), planned: None, shown: None };
         Ok(Self(Arc::new(Inner {
             store: parts.store,
             resolver: parts.resolver,
@@ -233,6 +236,8 @@ pub(crate) struct Core {
     pub(crate) busy: Busy,
     /// When the engine wakes by itself.
     pub(crate) planned: Option<Instant>,
+    /// What the store was last told about the schedule's clock.
+    pub(crate) shown: Option<ScheduleClock>,
 }
 
 impl Core {
@@ -254,6 +259,29 @@ impl Core {
         }
         self.scheduler.now(read.instant, read.wall())
     }
+
+    /// What the store is to know of the schedule's clock, if there is news.
+    fn news(&mut self, now: Now) -> Option<ScheduleClock> {
+        let clock = ScheduleClock { time: now.due, lead: now.lead };
+        let known = self.shown.is_some_and(|shown| shown.lead == now.lead && now.due.since(shown.time) < TELL);
+        if known {
+            return None;
+        }
+        self.shown = Some(clock);
+        Some(clock)
+    }
+}
+
+/// Lets the schedule go on with the clock by which the store's due times are. Where nothing is due it starts anew.
+fn resume(scheduler: &mut Scheduler, store: &Store, clock: &dyn Clock) {
+    let Some(shown) = store.schedule_clock().filter(|_| store.queued() > 0) else { return };
+    let back = scheduler.resume(shown, clock.instant(), clock.now());
+    if !back.is_zero() {
+        tracing::warn!(
+            seconds = back.as_secs(),
+            "the wall clock went back before this start; attempts come when they would have come"
+        );
+    }
 }
 
 impl Inner {
@@ -265,6 +293,9 @@ impl Inner {
     pub(crate) fn core<R>(&self, work: impl FnOnce(&mut Core, Now) -> R) -> R {
         let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
         let now = core.now(&*self.clock);
+        if let Some(clock) = core.news(now) {
+            self.store.show_schedule_clock(clock);
+        }
         let result = work(&mut core, now);
         let rung = std::mem::take(&mut core.scheduler.rung);
         let bells: Vec<_> = rung.iter().filter_map(|lane| core.bells.get(lane).cloned()).collect();

@@ -139,14 +139,6 @@ impl Rules {
         own.unwrap_or(&self.settings.retry)
     }
 
-    /// No attempt is ever scheduled further ahead than this.
-    pub(crate) fn longest_wait(&self) -> Duration {
-        let own = self.routing.routes().iter().filter_map(|route| route.retry.as_ref());
-        let waits = own.chain([&self.settings.retry]).map(|retry| retry.intervals.longest());
-        // Jitter may double a wait.
-        waits.max().unwrap_or_default().saturating_mul(2).max(self.settings.backoff.most)
-    }
-
     /// The protocol that a destination's hosts speak.
     pub(crate) fn protocol(&self, destination: &Destination) -> Protocol {
         match self.route(destination).ok().flatten() {

@@ -86,14 +86,6 @@ impl Intervals {
             }
         }
     }
-
-    /// The longest wait of all.
-    pub fn longest(&self) -> Duration {
-        match &self.0 {
-            Waits::Doubling { most, .. } => *most,
-            Waits::Listed(waits) => waits.iter().max().copied().unwrap_or(SHORTEST),
-        }
-    }
 }
 
 impl Default for Intervals {

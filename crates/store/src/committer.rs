@@ -15,6 +15,7 @@ use crate::error::{CommitError, IntakeError};
 use crate::frame::{FrameAt, HEADER};
 use crate::incoming::Incoming;
 use crate::log::Need;
+use crate::message::ScheduleClock;
 use crate::record::{Payload, Record};
 
 /// Octets that are written in one batch, if one frame alone is not larger.
@@ -135,6 +136,14 @@ impl Committer {
         }
     }
 
+    /// Writes down what the schedule's clock shows, though nobody waits for it.
+    pub fn write_clock(&self) {
+        // Each batch begins with what the log does not say yet.
+        if let Some(probe) = Job::probe() {
+            self.push(probe);
+        }
+    }
+
     /// Lets what is in line be written, then comes the end.
     pub fn close(&self) {
         self.line().closing = true;
@@ -181,7 +190,11 @@ impl Committer {
     }
 
     /// Writes a batch and answers those who wait for it.
-    pub fn write(&self, batch: Vec<Job>) {
+    pub fn write(&self, mut batch: Vec<Job>) {
+        // First what the due times behind it are by.
+        if let Some(clock) = self.engine.owed_clock().and_then(Job::clock) {
+            batch.insert(0, clock);
+        }
         let again = write(&self.engine, batch);
         if again.is_empty() {
             return;
@@ -227,8 +240,17 @@ impl Job {
     }
 
     fn probe() -> Option<Self> {
-        let payload = Payload::new(&Record::Probe, Vec::new())?;
-        Some(Self { entry: Entry { record: Record::Probe, payload }, reply: Reply::Nobody })
+        Self::of_the_store(Record::Probe)
+    }
+
+    fn clock(clock: ScheduleClock) -> Option<Self> {
+        Self::of_the_store(Record::Clock(clock))
+    }
+
+    /// One that nobody waits for.
+    fn of_the_store(record: Record) -> Option<Self> {
+        let payload = Payload::new(&record, Vec::new())?;
+        Some(Self { entry: Entry { record, payload }, reply: Reply::Nobody })
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mail::{Clock, MessageId, Randomness};
 
@@ -18,6 +18,7 @@ use crate::frame::{FIRST_BATCH, FrameAt, align};
 use crate::housekeeping::Housekeeping;
 use crate::log::{Need, Spares, Writer, Written};
 use crate::memory::Memory;
+use crate::message::ScheduleClock;
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::overlay::Kept;
@@ -28,7 +29,11 @@ use crate::segments::segment_name;
 use crate::state::{Loaded, State, concerned};
 
 /// How long a look at the free space of the disk is believed.
-const SPACE_AGE: std::time::Duration = std::time::Duration::from_millis(250);
+const SPACE_AGE: Duration = Duration::from_millis(250);
+/// How far the schedule's clock goes before the next batch says so.
+const CLOCK_STEP: Duration = Duration::from_secs(10);
+/// How far it goes before it is written down though nothing else is, as long as mail is queued.
+const CLOCK_AGE: Duration = Duration::from_secs(300);
 /// Open segment files that are kept though nobody reads them.
 const OPEN_FILES: usize = 64;
 
@@ -60,6 +65,8 @@ pub(crate) struct Engine {
     space: Mutex<Option<(Instant, Space)>>,
     /// Octets that content in flight was promised on the disk.
     promised: AtomicU64,
+    /// What the schedule's clock shows, as far as the store was told.
+    schedule_clock: Mutex<Option<ScheduleClock>>,
 }
 
 impl Engine {
@@ -95,6 +102,7 @@ impl Engine {
             clock,
             writer: Mutex::new(writer),
             open_files: Mutex::default(),
+            schedule_clock: Mutex::new(state.clock.map(|(clock, _)| clock)),
             state: RwLock::new(state),
             failing: AtomicBool::new(false),
             closing: AtomicBool::new(false),
@@ -153,7 +161,7 @@ impl Engine {
         let (commits, updates) = match &entry.record {
             Record::Message { moved, settles, .. } => (u64::from(!moved), settles.len()),
             Record::Updates(updates) => (0, updates.len()),
-            Record::Chunk | Record::Probe => (0, 0),
+            Record::Chunk | Record::Probe | Record::Clock(_) => (0, 0),
         };
         self.metrics.commits.inc_by(commits);
         self.metrics.updates.inc_by(updates as u64);
@@ -312,6 +320,32 @@ impl Engine {
             None if was => tracing::info!("the store's disk works again"),
             None => {}
         }
+    }
+
+    /// What the schedule's clock shows from now on. True if that should be durable soon, whether or not anything else is
+    /// written.
+    pub fn show_schedule(&self, clock: ScheduleClock) -> bool {
+        *self.schedule_clock() = Some(clock);
+        let state = self.state();
+        let Some((durable, _)) = state.clock else { return true };
+        let old = clock.time.since(durable.time) >= CLOCK_AGE && state.totals.deliveries > 0;
+        old || clock.lead != durable.lead
+    }
+
+    /// What the schedule's clock shows, if the log does not say it, or not lately, or only where it may be freed.
+    pub fn owed_clock(&self) -> Option<ScheduleClock> {
+        let clock = (*self.schedule_clock())?;
+        let state = self.state();
+        let said = state.clock.is_some_and(|(durable, segment)| {
+            let fresh = clock.time.since(durable.time) < CLOCK_STEP;
+            fresh && clock.lead == durable.lead && segment == state.position.segment
+        });
+        (!said).then_some(clock)
+    }
+
+    /// What the schedule's clock showed last.
+    pub fn schedule_clock(&self) -> MutexGuard<'_, Option<ScheduleClock>> {
+        self.schedule_clock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Remembers that the index failed; the housekeeper sees to it.

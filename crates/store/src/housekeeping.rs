@@ -122,7 +122,7 @@ impl Engine {
                 return true;
             }
             let Some(frozen) = state.freeze() else { return false };
-            let checkpoint = Checkpoint::new(state.position, state.totals, state.segments.clone());
+            let checkpoint = Checkpoint::of(&state);
             keeping.pending = Some((frozen, checkpoint));
         }
         let (Some(index), Some((frozen, checkpoint))) = (&keeping.index, &keeping.pending) else { return false };

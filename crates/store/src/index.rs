@@ -14,14 +14,15 @@ use serde::{Deserialize, Serialize};
 use crate::backend::{Backend, Fence};
 use crate::error::IndexError;
 use crate::files::Files;
-use crate::message::{Cursor, Due};
+use crate::message::{Cursor, Due, ScheduleClock};
 use crate::overlay::{Delta, Entry, Kept, Overlay};
 use crate::segments::{Position, Segments, Totals};
+use crate::state::State;
 
 /// The index's file.
 pub(crate) const NAME: &str = "index.redb";
 /// Grows when the tables change their form; an index of another version is built anew.
-const VERSION: u32 = 3;
+const VERSION: u32 = 4;
 
 const MESSAGES: TableDefinition<u128, &[u8]> = TableDefinition::new("messages");
 const SCHEDULE: TableDefinition<&[u8], &[u8]> = TableDefinition::new("schedule");
@@ -40,11 +41,25 @@ pub(crate) struct Checkpoint {
     pub totals: Totals,
     /// The books at that position.
     pub segments: Segments,
+    /// What the schedule's clock showed last, and in which segment that is written.
+    pub clock: Option<(ScheduleClock, u64)>,
 }
 
 impl Checkpoint {
-    pub fn new(position: Position, totals: Totals, segments: Segments) -> Self {
-        Self { version: VERSION, position, totals, segments }
+    /// Of a state whose layers are about to be written.
+    pub fn of(state: &State) -> Self {
+        Self {
+            version: VERSION,
+            position: state.position,
+            totals: state.totals,
+            segments: state.segments.clone(),
+            clock: state.clock,
+        }
+    }
+
+    /// Of an empty store.
+    pub fn empty() -> Self {
+        Self::of(&State::default())
     }
 }
 
@@ -311,11 +326,6 @@ impl Snapshot {
             let rows = self.messages.range::<u128>((after, Bound::Unbounded))?;
             rows.take(limit).map(|row| Ok(Arc::new(decode(row?.1.value())?))).collect()
         })
-    }
-
-    /// The largest id of all messages.
-    pub fn newest(&self) -> Result<Option<MessageId>, IndexError> {
-        guarded(|| Ok(self.messages.last()?.map(|(id, _)| MessageId::from_u128(id.value()))))
     }
 
     /// A destination's schedule.

@@ -52,8 +52,8 @@ pub use error::{CommitError, IndexError, IntakeError, OpenError, ReadError};
 pub use files::{File, Files, RealFiles, Space, make_folder};
 pub use incoming::Incoming;
 pub use message::{
-    Counters, Cursor, Delivery, DeliveryRecipient, Due, NewMessage, Notice, RecipientStatus, Schedule, StoredMessage,
-    Update,
+    Counters, Cursor, Delivery, DeliveryRecipient, Due, NewMessage, Notice, RecipientStatus, Schedule, ScheduleClock,
+    StoredMessage, Update,
 };
 pub use metrics::Metrics;
 pub use options::Options;

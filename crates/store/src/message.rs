@@ -1,6 +1,7 @@
 //! What the store keeps: messages with their deliveries, and the changes that may be made to them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use mail::{Act, Destination, Envelope, Fault, MessageId, Outcome, Timestamp};
@@ -156,6 +157,18 @@ pub enum Schedule {
     Held(Act),
     /// Never: all its recipients are final and all notices told.
     Finished,
+}
+
+/// The clock that due times are by: it goes with the wall clock, but never back.
+///
+/// What is due is written down by the clock of its day, so whoever reads it after a start must know how far the wall clock
+/// was behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScheduleClock {
+    /// What it showed.
+    pub time: Timestamp,
+    /// By how much it was ahead of the wall clock.
+    pub lead: Duration,
 }
 
 /// A change to a stored message. Changes to messages that are gone, or to deliveries that never were, do nothing.

@@ -123,11 +123,6 @@ impl Overlay {
         self.entries.range((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded))
     }
 
-    /// The largest id of which it says anything.
-    pub fn newest(&self) -> Option<MessageId> {
-        self.entries.last_key_value().map(|(id, _)| *id)
-    }
-
     /// How counters differ, in no order.
     pub fn deltas(&self) -> impl Iterator<Item = (&Destination, &Delta)> {
         self.deltas.iter()

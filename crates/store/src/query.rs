@@ -92,14 +92,6 @@ impl Engine {
         Ok(found)
     }
 
-    /// The largest id that the index or a layer names.
-    pub fn newest(&self) -> Result<Option<MessageId>, ReadError> {
-        self.with_snapshot(Snapshot::newest, |state, newest| {
-            let layers = [Some(&state.active), state.frozen.as_deref()].into_iter().flatten();
-            layers.filter_map(Overlay::newest).chain(newest).max()
-        })
-    }
-
     /// Destinations behind one, in the order of their names, with something scheduled or held.
     pub fn destinations(
         &self,

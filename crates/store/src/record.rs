@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::former;
 use crate::frame::FrameAt;
-use crate::message::{StoredMessage, Update};
+use crate::message::{ScheduleClock, StoredMessage, Update};
 
 /// The head of a frame: one atomic change. On disk its version goes before it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +27,8 @@ pub(crate) enum Record {
     Chunk,
     /// Nothing: written to see whether the disk works.
     Probe,
+    /// What the clock of the schedule showed.
+    Clock(ScheduleClock),
 }
 
 /// Where the content of a message is.

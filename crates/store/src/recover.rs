@@ -160,7 +160,7 @@ impl Recovery<'_> {
     pub fn rebuild(&self, numbers: &[u64], until: Option<Position>) -> Result<(Index, State, Chain), OpenError> {
         let chain = Chain::new(self.files, numbers.to_vec()).map_err(OpenError::files("read the log"))?;
         let index = Index::create(self.files, self.options.index_cache)?;
-        let empty = Checkpoint::new(Position::default(), Default::default(), Default::default());
+        let empty = Checkpoint::empty();
         index.write(&Default::default(), &empty)?;
         let mut state = self.state(&index, &empty)?;
         self.replay((&index, self.options.checkpoint_messages), &mut state, &chain, until)?;
@@ -259,7 +259,7 @@ impl Recovery<'_> {
 
     fn write_down(index: &Index, state: &mut State) -> Result<(), IndexError> {
         let Some(frozen) = state.freeze() else { return Ok(()) };
-        let checkpoint = Checkpoint::new(state.position, state.totals, state.segments.clone());
+        let checkpoint = Checkpoint::of(state);
         index.write(&frozen, &checkpoint)?;
         state.thaw(Arc::new(index.snapshot()?), &checkpoint);
         Ok(())

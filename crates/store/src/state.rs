@@ -13,7 +13,7 @@ use mail::MessageId;
 use crate::error::IndexError;
 use crate::frame::FrameAt;
 use crate::index::{Checkpoint, Snapshot};
-use crate::message::{StoredMessage, Update};
+use crate::message::{ScheduleClock, StoredMessage, Update};
 use crate::overlay::{Kept, Overlay};
 use crate::record::Record;
 use crate::segments::{Position, Segments, Totals};
@@ -36,6 +36,8 @@ pub(crate) struct State {
     pub checkpoint: Position,
     /// The books at the checkpoint. What they need is kept: so the index can be built anew as it was, under the layers.
     pub settled: Segments,
+    /// What the schedule's clock showed last, and in which segment that is written.
+    pub clock: Option<(ScheduleClock, u64)>,
     warm: Warm,
     deferred: Deferred,
 }
@@ -74,6 +76,7 @@ impl State {
             position: checkpoint.position,
             checkpoint: checkpoint.position,
             settled: checkpoint.segments.clone(),
+            clock: checkpoint.clock,
             ..Self::default()
         }
     }
@@ -123,6 +126,7 @@ impl State {
                 self.update(settles, loaded);
             }
             Record::Updates(updates) => self.update(updates, loaded),
+            Record::Clock(clock) => self.clock = Some((*clock, at.segment)),
             Record::Chunk | Record::Probe => {}
         }
     }
@@ -287,7 +291,7 @@ pub(crate) fn concerned(record: &Record) -> impl Iterator<Item = MessageId> {
     let (moved, updates) = match record {
         Record::Message { message, moved, settles, .. } => (moved.then_some(message.id), settles.as_slice()),
         Record::Updates(updates) => (None, updates.as_slice()),
-        Record::Chunk | Record::Probe => (None, &[][..]),
+        Record::Chunk | Record::Probe | Record::Clock(_) => (None, &[][..]),
     };
     moved.into_iter().chain(updates.iter().map(Update::id))
 }

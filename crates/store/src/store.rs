@@ -13,7 +13,7 @@ use crate::error::{CommitError, IntakeError, OpenError, ReadError};
 use crate::files::Files;
 use crate::incoming::Incoming;
 use crate::life::Life;
-use crate::message::{Counters, Cursor, Due, NewMessage, StoredMessage, Update};
+use crate::message::{Counters, Cursor, Due, NewMessage, ScheduleClock, StoredMessage, Update};
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::read::Part;
@@ -211,9 +211,17 @@ impl Store {
         self.blocking(move |engine| engine.page(after, limit)).await
     }
 
-    /// The largest id that is remembered: that of the newest message, or of one that left the queue a moment ago.
-    pub async fn newest(&self) -> Result<Option<MessageId>, ReadError> {
-        self.blocking(|engine| engine.newest()).await
+    /// What the schedule's clock showed last, as far as the store was told, also before the start. It may have gone on
+    /// since by some seconds, or by minutes if nothing was written.
+    pub fn schedule_clock(&self) -> Option<ScheduleClock> {
+        *self.shared.engine.schedule_clock()
+    }
+
+    /// Tells what the schedule's clock shows. It is in the log in front of whatever is put in line from now on.
+    pub fn show_schedule_clock(&self, clock: ScheduleClock) {
+        if self.shared.engine.show_schedule(clock) {
+            self.shared.committer.write_clock();
+        }
     }
 
     /// How it is.

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mail::{Act, Destination, Fault, MessageId, Timestamp};
-use store::StoredMessage;
+use store::{ScheduleClock, StoredMessage};
 
 use fair::{Class, Name, Weights};
 pub(crate) use lanes::{LaneState, Pull, Setback, Work};
@@ -47,7 +47,7 @@ const JUMP: Duration = Duration::from_secs(600);
 /// For how long nothing expires after the wall clock jumped ahead: time to notice and to set it right.
 const GRACE: Duration = Duration::from_secs(3600);
 /// A step of the wall clock smaller than this is none: clocks are read one after the other, and slewed.
-pub(crate) const STEP: Duration = Duration::from_secs(10);
+const STEP: Duration = Duration::from_secs(10);
 
 /// Both clocks at one moment.
 ///
@@ -381,18 +381,14 @@ impl Scheduler {
         Some(Jump::Ahead(ahead - returned))
     }
 
-    /// After a start: the clock has shown this time already. If that lies ahead, the clock has been set back since, and
-    /// the schedule takes its lead again. Tells by how much it grew.
-    pub(crate) fn take_lead(&mut self, seen: Timestamp, now: Now) -> Duration {
-        let more = seen.since(now.due);
-        if more <= STEP {
-            return Duration::ZERO;
-        }
-        self.lead += more;
-        if let Some(base) = &mut self.base {
-            base.due = base.due + more;
-        }
-        more
+    /// After a start: the schedule goes on with its own clock, which never goes back. Tells by how much the wall clock did
+    /// since.
+    pub(crate) fn resume(&mut self, clock: ScheduleClock, instant: Instant, wall: Timestamp) -> Duration {
+        let back = clock.time.since(wall + clock.lead);
+        let back = if back > STEP { back } else { Duration::ZERO };
+        self.lead = clock.lead + back;
+        self.base = Some(self.now(instant, wall));
+        back
     }
 
     /// No more grants and no more work; what is in memory is forgotten, for the store has it.

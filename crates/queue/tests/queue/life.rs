@@ -260,14 +260,44 @@ async fn a_clock_that_went_back_before_the_start_delays_nothing() {
     house.peers.set("a@example.org", Does::Defer);
     let id = house.send("s@sender.example", &["a@example.org"]).await;
     house.until(|peers| peers.outcomes("deferred") == 1).await;
-    let mut house = house.restart(|_| ()).await;
-    house.clock.jump(-31 * 86_400_000);
+    let clock = house.clock.clone();
+    let mut house = house.restart(move |_| clock.jump(-31 * 86_400_000)).await;
     house.peers.set("a@example.org", Does::Accept);
     house.start();
     house.advance(4 * MINUTE).await;
     assert_eq!(house.peers.attempts().len(), 1, "nor does anything come early");
     house.advance(2 * MINUTE).await;
     house.until(|peers| peers.finished(id) == 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_goes_back_in_each_life_neither_delays_nor_hastens() {
+    let mut house = House::new(|_| ()).await;
+    house.start();
+    for who in ["a@example.org", "b@example.com"] {
+        house.peers.set(who, Does::Defer);
+    }
+    let first = house.send("s@sender.example", &["a@example.org"]).await;
+    house.until(|peers| peers.outcomes("deferred") == 1).await;
+    house.clock.jump(-7_200_000);
+    house.advance(MINUTE).await;
+    let mut house = house.restart(|_| ()).await;
+    house.start();
+    let second = house.send("s@sender.example", &["b@example.com"]).await;
+    house.until(|peers| peers.outcomes("deferred") == 2).await;
+    let clock = house.clock.clone();
+    let mut house = house.restart(move |_| clock.jump(-7_200_000)).await;
+    for who in ["a@example.org", "b@example.com"] {
+        house.peers.set(who, Does::Accept);
+    }
+    house.start();
+    house.advance(3 * MINUTE).await;
+    assert_eq!(house.peers.outcomes("delivered"), 0, "nothing comes early");
+    house.advance(MINUTE + MINUTE / 2).await;
+    house.until(|peers| peers.finished(first) == 1).await;
+    assert_eq!(house.peers.finished(second), 0, "nor that");
+    house.advance(MINUTE).await;
+    house.until(|peers| peers.finished(second) == 1).await;
 }
 
 #[tokio::test(start_paused = true)]

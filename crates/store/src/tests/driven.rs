@@ -8,7 +8,7 @@ use bytes::Bytes;
 use mail::{Clock, Destination, MessageId, Randomness, Timestamp};
 
 use crate::testing::{Disk, Driver, Fault, envelope};
-use crate::{Delivery, Metrics, NewMessage, Options, Schedule, Store, Update};
+use crate::{Delivery, Metrics, NewMessage, Options, Schedule, ScheduleClock, Store, Update};
 
 /// Tokio's clock, which stands still until all tasks wait.
 #[derive(Debug)]
@@ -229,4 +229,60 @@ async fn what_was_refused_does_not_come_back_after_a_crash() {
         assert!(store.message(MessageId::from_u128(1)).await.unwrap().is_some());
         assert!(store.message(MessageId::from_u128(2)).await.unwrap().is_none(), "seed {seed}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_schedules_clock_is_in_the_log_before_what_is_due_by_it() {
+    let hour = Duration::from_secs(3600);
+    let shown = |seconds, lead| ScheduleClock { time: Paused.now() + Duration::from_secs(seconds), lead };
+    for seed in 0..20 {
+        let random = Randomness::seeded(seed);
+        let disk = Disk::new(64 << 20, random.clone());
+        let (store, driver) = open(&disk, &random);
+        assert_eq!(store.schedule_clock(), None);
+        tokio::spawn(driver.run());
+        store.show_schedule_clock(shown(1, hour));
+        assert!(commit(&store, 1).await);
+        store.show_schedule_clock(shown(2, 3 * hour));
+        // The power may fail anywhere before or behind the next commit.
+        disk.cut_after(random.below(5) as u64);
+        let committed = tokio::time::timeout(hour, commit(&store, 2)).await == Ok(true);
+        let (store, _driver) = open(&disk.restart(seed), &random);
+        let exists = store.message(MessageId::from_u128(2)).await.unwrap().is_some();
+        let clock = store.schedule_clock().expect("the first message is there");
+        assert!(
+            clock == shown(2, 3 * hour) || clock == shown(1, hour) && !exists && !committed,
+            "seed {seed}: {clock:?}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_lead_is_written_down_by_itself_and_survives_segments_and_the_index() {
+    let random = Randomness::seeded(6);
+    let disk = Disk::new(64 << 20, random.clone());
+    let (store, driver) = open(&disk, &random);
+    tokio::spawn(driver.run());
+    let clock = ScheduleClock { time: Paused.now(), lead: Duration::from_secs(7) };
+    store.show_schedule_clock(clock);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let disk = disk.restart(1);
+    let (store, driver) = open(&disk, &random);
+    assert_eq!(store.schedule_clock(), Some(clock), "nothing else was written");
+    tokio::spawn(driver.run());
+    let first = disk.names();
+    for n in 1..200 {
+        assert!(commit(&store, n).await);
+        let state = Delivery { schedule: Schedule::Finished, ..delivery(n) };
+        store.record(vec![Update::Delivery { id: MessageId::from_u128(n), number: 0, state }]).await;
+    }
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let segments =
+        |names: Vec<String>| names.into_iter().filter(|name| name.starts_with("segment-")).collect::<Vec<_>>();
+    let (first, last) = (segments(first), segments(disk.names()));
+    assert!(first.iter().all(|name| !last.contains(name)), "the first segments are freed");
+    let cut = disk.restart(2);
+    cut.replace("index.redb", b"broken".to_vec());
+    let (again, _) = open(&cut, &random);
+    assert_eq!(again.schedule_clock(), Some(clock));
 }

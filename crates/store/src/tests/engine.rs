@@ -381,19 +381,3 @@ fn a_question_that_the_index_outruns_is_an_error_and_not_half_an_answer() {
     assert!(asked.get() > 1, "it is asked again a few times");
     assert_eq!(ids(&engine).len() as u128, asked.get());
 }
-
-#[test]
-fn the_newest_id_is_known_from_index_and_layers() {
-    let engine = open(&disk());
-    assert_eq!(engine.newest().unwrap(), None);
-    commit_together(&engine, 1..=3);
-    assert_eq!(engine.newest().unwrap(), Some(id(3)));
-    assert!(engine.checkpoint());
-    assert_eq!(engine.newest().unwrap(), Some(id(3)));
-    commit(&engine, 4, 100);
-    assert_eq!(engine.newest().unwrap(), Some(id(4)));
-    finish(&engine, 4);
-    finish(&engine, 3);
-    assert!(engine.checkpoint());
-    assert_eq!(engine.newest().unwrap(), Some(id(2)));
-}

@@ -285,7 +285,7 @@ fn apply(model: &mut Model, step: &Step) {
             settles
         }
         Record::Updates(updates) => updates,
-        Record::Chunk | Record::Probe => return,
+        Record::Chunk | Record::Probe | Record::Clock(_) => return,
     };
     for update in updates {
         let (id, number, change) = update.clone().into_change();

@@ -81,18 +81,22 @@ fn when_much_is_set_aside_memory_is_not_taken_by_it() {
 }
 
 #[test]
-fn a_clock_that_showed_more_before_the_start_gives_the_schedule_its_lead() {
-    let mut world = World::new(Windows::default(), 1);
+fn after_a_start_the_schedule_goes_on_with_its_own_clock() {
     let (hour, second) = (Duration::from_secs(3600), Duration::from_secs(1));
-    world.scheduler.watch_clocks(world.now);
-    assert_eq!(world.scheduler.take_lead(world.now.due - hour, world.now), Duration::ZERO);
-    assert_eq!(world.scheduler.take_lead(world.now.due + 5 * second, world.now), Duration::ZERO, "that is no step");
-    let wall = world.now.wall();
-    assert_eq!(world.scheduler.take_lead(wall + hour, world.now), hour);
-    world.jump(0);
-    assert_eq!((world.now.due, world.now.wall()), (wall + hour, wall));
-    assert_eq!(world.scheduler.watch_clocks(world.now), None, "which is no jump");
-    assert_eq!(world.scheduler.take_lead(wall + hour, world.now), Duration::ZERO, "once");
+    let resumed = |time: Timestamp, lead, wall: Timestamp| {
+        let mut world = World::new(Windows::default(), 1);
+        let back = world.scheduler.resume(ScheduleClock { time, lead }, world.now.instant, wall);
+        let now = world.scheduler.now(world.now.instant, wall);
+        assert_eq!(world.scheduler.watch_clocks(now), None, "that is no jump");
+        assert_eq!(now.wall(), wall);
+        (back, now.due)
+    };
+    let start = Timestamp::from_millis(START);
+    assert_eq!(resumed(start, Duration::ZERO, start + hour), (Duration::ZERO, start + hour));
+    assert_eq!(resumed(start, hour, start - hour + second), (Duration::ZERO, start + second));
+    assert_eq!(resumed(start, Duration::ZERO, start - 5 * second), (Duration::ZERO, start - 5 * second), "no step");
+    assert_eq!(resumed(start, Duration::ZERO, start - hour), (hour, start));
+    assert_eq!(resumed(start, hour, start - 3 * hour), (2 * hour, start), "set back before and during the stop");
 }
 
 #[test]
