@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::BytesMut;
-use mail::{Domain, EnhancedCode, Protocol, Reply};
+use mail::{Domain, EnhancedCode, Protocol, Reply, TlsFacts, TlsVersion, Verified};
 use proptest::prelude::*;
-use smtp::server::{Answer, Config, Endings, Event, Limits, Peer, Session};
+use smtp::server::{Answer, AuthOffer, Config, Endings, Event, Limits, Peer, Session, TlsOffer};
 
 /// What a whole conversation came to: replies, and events with the content in one piece.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,6 +16,17 @@ struct Story {
     events: Vec<String>,
     /// What was dropped. When that is known depends on how much of the content is there to be looked at.
     dropped: Vec<String>,
+}
+
+/// What a listener is.
+#[derive(Clone, Debug)]
+struct Kind {
+    protocol: Protocol,
+    endings: Endings,
+    tls: TlsOffer,
+    /// Whether MAIL needs an account.
+    auth: bool,
+    answers: Vec<u8>,
 }
 
 struct Driver {
@@ -30,10 +41,11 @@ struct Driver {
     asked: usize,
     open: bool,
     closed: bool,
+    kind: Kind,
 }
 
 impl Driver {
-    fn new(protocol: Protocol, endings: Endings, answers: &[u8]) -> Self {
+    fn new(kind: &Kind) -> Self {
         let limits = Limits {
             message: 300,
             header: 120,
@@ -45,11 +57,22 @@ impl Driver {
             errors_undelayed: u32::MAX - 1,
             ..Limits::default()
         };
-        let config = Config { protocol, endings, limits, ..Config::new(Domain::parse("mx.example.org").unwrap()) };
+        let auth = AuthOffer { mechanisms: vec!["PLAIN".into(), "LOGIN".into()], required: kind.auth };
+        let config = Config {
+            protocol: kind.protocol,
+            endings: kind.endings,
+            tls: kind.tls,
+            auth,
+            limits,
+            ..Config::new(Domain::parse("mx.example.org").unwrap())
+        };
         let mut peer = Peer::new("192.0.2.7:40000".parse().unwrap(), "192.0.2.1:25".parse().unwrap());
         peer.may_xclient = true;
         let now = Instant::now();
-        let session = Session::new(Arc::new(config), peer, now);
+        let mut session = Session::new(Arc::new(config), peer, now);
+        if kind.tls == TlsOffer::Implicit {
+            session.secured(facts(), now);
+        }
         let (said, events, dropped, content) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut driver = Self {
             session,
@@ -58,10 +81,11 @@ impl Driver {
             events,
             dropped,
             content,
-            answers: answers.to_vec(),
+            answers: kind.answers.clone(),
             asked: 0,
             open: false,
             closed: false,
+            kind: kind.clone(),
         };
         driver.drive();
         driver
@@ -81,8 +105,12 @@ impl Driver {
         while let Some(event) = self.session.next_event(self.now) {
             self.take(&event);
             if event.is_question() {
-                let answer = self.answer(matches!(event, Event::End(_)));
+                let answer = self.answer(&event);
                 self.session.answer(answer, self.now);
+            } else if matches!(event, Event::StartTls) {
+                self.said.extend_from_slice(&self.session.take_output());
+                self.session.secured(facts(), self.now);
+                assert!(self.session.hello().is_none() && self.session.account().is_none());
             }
         }
         self.said.extend_from_slice(&self.session.take_output());
@@ -105,6 +133,10 @@ impl Driver {
                 assert_eq!(finished.content.size, self.content.len() as u64);
                 assert_eq!(finished.content.eight_bit, !self.content.is_ascii());
                 assert!(!finished.transaction.recipients.is_empty());
+                // Mail comes over the line that is demanded, and accounts are proven inside TLS only.
+                assert!(finished.tls.is_some() || !matches!(self.kind.tls, TlsOffer::Required | TlsOffer::Implicit));
+                assert!(finished.account.is_some() || !self.kind.auth);
+                assert!(finished.account.is_none() || finished.tls.is_some());
                 self.events.push(format!("{event:?} {}", self.content.escape_ascii()));
             }
             Event::Abort { transaction, .. } => {
@@ -120,10 +152,14 @@ impl Driver {
         }
     }
 
-    fn answer(&mut self, each: bool) -> Answer {
+    fn answer(&mut self, question: &Event) -> Answer {
         let kind = self.answers.get(self.asked % self.answers.len().max(1)).copied().unwrap_or(0);
         self.asked += 1;
+        let each = matches!(question, Event::End(_));
+        let auth = matches!(question, Event::Auth { .. } | Event::AuthResponse(_));
         let reply = match kind % 4 {
+            0 if auth => return Answer::Authenticated { account: "joe".into(), last: (kind > 100).then(Vec::new) },
+            1 if auth => return Answer::Challenge(b"more".to_vec()),
             0 | 1 => return Answer::Accept,
             2 => Reply::new(451, EnhancedCode::new(4, 3, 0), "later"),
             _ => Reply::new(550, EnhancedCode::new(5, 7, 1), "never"),
@@ -186,16 +222,48 @@ fn group() -> impl Strategy<Value = Vec<u8>> {
         1 => Just("NOOP\r\n".to_owned()),
         1 => Just("EHLO again.example\r\n".to_owned()),
         1 => Just("BOGUS\r\n".to_owned()),
+        2 => Just("STARTTLS\r\n".to_owned()),
+        2 => "AUTH (PLAIN|LOGIN|CRAM-MD5)( AGEAYg==| =| x)?\r\n",
         1 => "VRFY [a-z]{1,70}\r\n",
     ];
     (proptest::collection::vec(leading(), 0..5), last)
         .prop_map(|(leading, last)| [leading.concat(), last.into_bytes()].concat())
 }
 
-fn kind() -> impl Strategy<Value = (Protocol, Endings, Vec<u8>)> {
+fn facts() -> TlsFacts {
+    TlsFacts { version: TlsVersion::V1_3, cipher: "TLS_AES_256_GCM_SHA384".into(), verified: Verified::No }
+}
+
+fn kind() -> impl Strategy<Value = Kind> {
     let protocol = prop_oneof![Just(Protocol::Smtp), Just(Protocol::Lmtp)];
     let endings = prop_oneof![Just(Endings::Strict), Just(Endings::Repair)];
-    (protocol, endings, proptest::collection::vec(any::<u8>(), 0..6))
+    let tls =
+        prop_oneof![Just(TlsOffer::None), Just(TlsOffer::StartTls), Just(TlsOffer::Required), Just(TlsOffer::Implicit)];
+    let auth = proptest::bool::weighted(0.3);
+    (protocol, endings, tls, auth, proptest::collection::vec(any::<u8>(), 0..6))
+        .prop_map(|(protocol, endings, tls, auth, answers)| Kind { protocol, endings, tls, auth, answers })
+}
+
+/// A conversation as a client with manners has it: it greets again inside TLS, and waits where it must.
+fn converse(driver: &mut Driver, groups: &[(Vec<u8>, Vec<u8>)], response: &str, cut: usize) {
+    let hello = if driver.kind.protocol == Protocol::Lmtp { "LHLO" } else { "EHLO" };
+    let hello = format!("{hello} client.example\r\n");
+    driver.send(hello.as_bytes(), cut);
+    for (group, content) in groups {
+        driver.send(group, cut);
+        for round in 0..6 {
+            match driver.said.rsplit(|b| *b == b'\n').nth(1).and_then(|line| line.get(..3)) {
+                Some(b"354") => {
+                    driver.send(content, cut);
+                    driver.send(b"\r\n.\r\n", cut);
+                }
+                Some(b"334") if round == 5 => driver.send(b"*\r\n", cut),
+                Some(b"334") => driver.send(response.as_bytes(), cut),
+                Some(b"220") => driver.send(hello.as_bytes(), cut),
+                _ => break,
+            }
+        }
+    }
 }
 
 proptest! {
@@ -203,22 +271,14 @@ proptest! {
 
     #[test]
     fn the_cut_changes_nothing(
-        (protocol, endings, answers) in kind(),
-        groups in proptest::collection::vec((group(), content()), 1..4),
+        kind in kind(),
+        groups in proptest::collection::vec((group(), content()), 1..6),
+        response in "(AGEAYg==|\\*|x|)\r\n",
         cut in 1..50_usize,
     ) {
         let stories = [usize::MAX, cut, 1].map(|cut| {
-            let mut driver = Driver::new(protocol, endings, &answers);
-            let hello = if protocol == Protocol::Lmtp { "LHLO" } else { "EHLO" };
-            driver.send(format!("{hello} client.example\r\n").as_bytes(), cut);
-            for (group, content) in &groups {
-                driver.send(group, cut);
-                // The client sends content only when it was told to.
-                if driver.said.rsplit(|b| *b == b'\n').nth(1).is_some_and(|line| line.starts_with(b"354")) {
-                    driver.send(content, cut);
-                    driver.send(b"\r\n.\r\n", cut);
-                }
-            }
+            let mut driver = Driver::new(&kind);
+            converse(&mut driver, &groups, &response, cut);
             driver.story()
         });
         prop_assert_eq!(&stories[0], &stories[1]);
@@ -227,7 +287,7 @@ proptest! {
 
     #[test]
     fn arbitrary_octets_are_survived(
-        (protocol, endings, answers) in kind(),
+        kind in kind(),
         pieces in proptest::collection::vec(
             prop_oneof![
                 proptest::collection::vec(any::<u8>(), 0..40),
@@ -238,12 +298,14 @@ proptest! {
                 Just(b"LHLO x\r\n".to_vec()),
                 Just(b"XCLIENT ADDR=192.0.2.8\r\n".to_vec()),
                 Just(b".\r\n".to_vec()),
+                Just(b"*\r\n".to_vec()),
+                Just(b"AGEAYg==\r\n".to_vec()),
             ],
             0..12,
         ),
         cut in 1..50_usize,
     ) {
-        let mut driver = Driver::new(protocol, endings, &answers);
+        let mut driver = Driver::new(&kind);
         for piece in pieces {
             driver.send(&piece, cut);
         }
