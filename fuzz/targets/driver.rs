@@ -4,15 +4,18 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::BytesMut;
-use mail::{Domain, EnhancedCode, Protocol, Reply};
-use smtp::server::{Answer, Config, Event, Peer, Session};
+use mail::{Domain, EnhancedCode, Protocol, Reply, TlsFacts, TlsVersion, Verified};
+use smtp::server::{Answer, Config, Event, Peer, Session, TlsOffer};
 
-/// Feeds the pieces to a session; gives the contents that it took.
+/// Feeds the pieces to a session that offers STARTTLS and AUTH; gives the contents that it took.
 pub fn run<'a>(lmtp: bool, pieces: impl Iterator<Item = &'a [u8]>) -> Vec<Vec<u8>> {
     let mut config = Config::new(Domain::parse("mx.example.org").expect("a name"));
     if lmtp {
         config.protocol = Protocol::Lmtp;
     }
+    config.tls = TlsOffer::StartTls;
+    config.auth.mechanisms = vec!["PLAIN".into(), "LOGIN".into()];
+    config.mt_priority = true;
     let here = ([127, 0, 0, 1], 25).into();
     let now = Instant::now();
     let mut session = Session::new(Arc::new(config), Peer::new(here, here), now);
@@ -44,6 +47,18 @@ fn drain(session: &mut Session, now: Instant, current: &mut Vec<u8>, taken: &mut
             Event::End(finished) => {
                 taken.push(std::mem::take(current));
                 session.answer(Answer::Each(vec![ok; finished.transaction.recipients.len()]), now);
+            }
+            Event::StartTls => {
+                let _ = session.take_output();
+                let cipher = "TLS_AES_256_GCM_SHA384".into();
+                session.secured(TlsFacts { version: TlsVersion::V1_3, cipher, verified: Verified::No }, now);
+                assert!(session.hello().is_none() && session.account().is_none());
+            }
+            Event::Auth { initial: None, .. } => session.answer(Answer::Challenge(b"more".to_vec()), now),
+            Event::Auth { initial: Some(message), .. } | Event::AuthResponse(message) => {
+                let last = message.starts_with(b"last").then(Vec::new);
+                session.answer(Answer::Authenticated { account: "joe".into(), last }, now);
+                assert!(session.tls().is_some());
             }
             ref event if event.is_question() => session.answer(Answer::Accept, now),
             _ => {}
