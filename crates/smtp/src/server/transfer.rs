@@ -115,9 +115,6 @@ impl Session {
 
     /// Why a chunk cannot be taken before it is looked at.
     fn chunk_refusal(&self, chunk: Chunk) -> Option<Refusal> {
-        if self.lacks_tls() {
-            return Some(Refusal::TlsFirst);
-        }
         if self.hello.is_some() && !self.pipelines() {
             return Some(Refusal::ChunkWithoutEhlo);
         }

@@ -49,7 +49,10 @@ impl<'a> Play<'a> {
                 let event = self.connection.next_event().map(|event| told(&event));
                 return assert_eq!(event.as_deref(), Some(rest), "in\n{}", self.script);
             }
-            "tls" => self.connection.secured(facts(), now),
+            "tls" => {
+                self.connection.secured(facts(), now);
+                assert_eq!(*self.connection.offered(), crate::extensions::Extensions::default());
+            }
             "clear" => self.connection.go_on_in_clear(now),
             "auth" => {
                 let (mechanism, initial) = rest.split_once(' ').unwrap_or((rest, "-"));
