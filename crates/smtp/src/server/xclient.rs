@@ -1,7 +1,7 @@
 //! The XCLIENT command, as Postfix defines it: a trusted client says for whom it speaks.
 //!
 //! Values are xtext. `[UNAVAILABLE]` and `[TEMPUNAVAIL]` say that a value is not known. LOGIN is not taken, and not
-//! announced: nobody can log in here yet.
+//! announced: who the client is, is proven by AUTH.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 

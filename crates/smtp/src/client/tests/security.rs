@@ -1,6 +1,7 @@
 //! What comes before the first transaction: STARTTLS, AUTH, and what messages need of the peer.
 
 use mail::{ByMode, TlsFacts, TlsVersion, Verified};
+use proptest::prelude::*;
 
 use super::*;
 use crate::params::DeliverBy;
@@ -391,4 +392,65 @@ fn requests_go_along_where_they_are_offered() {
 fn what_is_not_offered_has_a_reply_of_its_own() {
     assert!(Shortfall::RequireTls.fault().reply.to_string().starts_with("550 5.7.30 "));
     assert!(Shortfall::DeliverBy.fault().reply.to_string().starts_with("554 5.4.7 "));
+}
+
+/// What servers say, or might.
+fn reply() -> impl Strategy<Value = Vec<u8>> {
+    let said = prop_oneof![
+        3 => Just("220 mx\r\n".to_owned()),
+        4 => "250-mx\r\n(250-(STARTTLS|SIZE 9|REQUIRETLS|AUTH PLAIN LOGIN|AUTH=PLAIN)\r\n){0,4}250 DSN\r\n",
+        2 => "334 (eA==|[A-Za-z0-9+/=]{0,12})\r\n",
+        2 => "(235|250|354|421|454|501|535|550)( [245]\\.7\\.[0-9])? [ -~]{0,9}\r\n",
+        1 => "[ -~]{0,20}\r\n",
+    ];
+    prop_oneof![8 => said.prop_map(String::into_bytes), 1 => proptest::collection::vec(any::<u8>(), 0..20)]
+}
+
+/// What is said and what happens in a conversation with a driver that takes part in everything.
+fn converse(security: Security, replies: &[Vec<u8>], cut: usize) -> (Vec<u8>, Vec<String>) {
+    let mut play = Play::new(security, "");
+    let mut events = Vec::new();
+    for reply in replies {
+        for piece in reply.chunks(cut) {
+            play.input.extend_from_slice(piece);
+            play.connection.receive(&mut play.input, play.now);
+        }
+        while let Some(event) = play.connection.next_event() {
+            events.push(told(&event));
+            assert!(events.len() < 1000, "a conversation comes to rest");
+            let (connection, now) = (&mut play.connection, play.now);
+            match event {
+                Event::StartTls => connection.secured(facts(), now),
+                Event::NoTls(_) => connection.go_on_in_clear(now),
+                Event::Authenticate(mechanisms) => connection.auth(&mechanisms[0], Some(b"secret"), now),
+                Event::AuthChallenge(message) if message.is_empty() => connection.auth_abort(now),
+                Event::AuthChallenge(_) => connection.auth_response(b"secret", now),
+                Event::AuthFailed(_) => connection.quit(now),
+                Event::Ready => assert!(connection.is_authenticated() || !security.credentials),
+                _ => {}
+            }
+        }
+        let said = play.connection.take_output(play.now);
+        play.said.extend_from_slice(&said);
+        // Base64 of "secret", as far as any padding lets it be known.
+        let told = play.said.windows(7).any(|octets| octets == b"c2VjcmV");
+        assert!(play.connection.tls().is_some() || !told, "credentials in clear");
+    }
+    (play.said.to_vec(), events)
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_server_is_survived_and_no_cut_changes_anything(
+        replies in proptest::collection::vec(reply(), 0..12),
+        must in any::<bool>(),
+        credentials in any::<bool>(),
+        cut in 1..30_usize,
+    ) {
+        let security = Security { tls: if must { Tls::Required } else { Tls::Opportunistic }, credentials };
+        let whole = converse(security, &replies, usize::MAX);
+        prop_assert_eq!(&converse(security, &replies, cut), &whole);
+        prop_assert_eq!(&converse(security, &replies, 1), &whole);
+        prop_assert!(whole.0.is_empty() || whole.0.ends_with(b"\r\n"));
+    }
 }
