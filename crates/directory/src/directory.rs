@@ -7,14 +7,15 @@ use store::TablesError;
 
 use crate::Unavailable;
 use crate::account::Account;
+use crate::backend::Backend;
+use crate::dovecot::DovecotAccounts;
 use crate::exchange::{AuthFailure, ChannelFacts, Exchange, UnknownMechanism};
-use crate::file::FileAccounts;
 use crate::mechanisms::Mechanism;
 use crate::metrics::Metrics;
 use crate::names::normalise;
 use crate::oauth::Oauth;
 use crate::password::{Checks, Credentials, Matched, Password, Secret, TooBusy, Verifier};
-use crate::settings::{BackendSettings, Settings, SetupError};
+use crate::settings::{Settings, SetupError};
 use crate::uses::{LastUse, Uses};
 
 /// Who has accounts here. Cheap to clone.
@@ -36,10 +37,6 @@ pub(crate) struct Inner {
     mechanisms: Option<Vec<Mechanism>>,
     pub(crate) oauth: Option<Oauth>,
     uses: Option<Uses>,
-}
-
-enum Backend {
-    File(FileAccounts),
 }
 
 /// An account with what recognises it.
@@ -71,6 +68,13 @@ impl Directory {
 
     /// From now on by these settings.
     pub fn put_in_force(&self, Prepared(inner): Prepared) {
+        // What Dovecot offers is asked ahead of the first client, where there is somebody to ask.
+        if let (Some(Backend::Dovecot(dovecot)), Ok(runtime)) =
+            (inner.as_ref().map(|inner| &inner.backend), tokio::runtime::Handle::try_current())
+        {
+            let dovecot = Arc::clone(dovecot);
+            runtime.spawn(async move { dovecot.learn().await });
+        }
         *self.inner.write().unwrap_or_else(PoisonError::into_inner) = inner;
     }
 
@@ -92,8 +96,8 @@ impl Directory {
     /// The account of that name, unless it is shut out: for those who have proven by other means who they are.
     pub async fn account(&self, name: &str) -> Result<Option<Arc<Account>>, Unavailable> {
         let (Some(inner), Ok(name)) = (self.current(), normalise(name)) else { return Ok(None) };
-        let record = inner.record(&name).await?;
-        Ok(record.filter(|record| !record.disabled).map(|record| Arc::clone(&record.account)))
+        let known = inner.backend.known(&name).await?;
+        Ok(known.filter(|known| !known.disabled).map(|known| known.account))
     }
 
     /// When the passwords of an account were last used; what was never used is not there.
@@ -112,12 +116,9 @@ impl Directory {
 
 impl Inner {
     fn new(settings: Settings, metrics: Metrics) -> Result<Self, SetupError> {
-        let backend = match settings.backend {
-            BackendSettings::File(path) => Backend::File(FileAccounts::open(path)?),
-        };
         Ok(Self {
             metrics,
-            backend,
+            backend: Backend::new(settings.backend)?,
             checks: Checks::new(settings.parallel_checks),
             secret: settings.secret,
             mechanisms: settings.mechanisms,
@@ -130,18 +131,32 @@ impl Inner {
     pub fn offers(&self, mechanism: Mechanism, facts: &ChannelFacts) -> bool {
         let wanted = self.mechanisms.as_ref().is_none_or(|wanted| wanted.contains(&mechanism));
         let possible = match mechanism {
-            Mechanism::Plain | Mechanism::Login | Mechanism::ScramSha256 => true,
-            Mechanism::ScramSha256Plus => facts.tls_exporter.is_some(),
-            Mechanism::External => facts.certificate.is_some(),
-            Mechanism::OauthBearer | Mechanism::Xoauth2 => self.oauth.is_some(),
+            Mechanism::ScramSha256Plus => facts.tls_exporter.is_some() && self.backend.offers(mechanism),
+            Mechanism::External => facts.certificate.is_some() && self.backend.offers(mechanism),
+            Mechanism::OauthBearer | Mechanism::Xoauth2 => self.oauth.is_some() || self.backend.offers(mechanism),
+            _ => self.backend.offers(mechanism),
         };
         facts.tls && wanted && possible
     }
 
-    /// The account of a normalised name.
+    /// Who is to judge a mechanism's messages in our place.
+    pub fn relay(&self, mechanism: Mechanism) -> Option<&DovecotAccounts> {
+        let ours = match mechanism {
+            Mechanism::External => true,
+            Mechanism::OauthBearer | Mechanism::Xoauth2 => self.oauth.is_some(),
+            _ => false,
+        };
+        match &self.backend {
+            Backend::Dovecot(dovecot) if !ours => Some(dovecot),
+            _ => None,
+        }
+    }
+
+    /// The account of a normalised name with what recognises its passwords.
     pub async fn record(&self, name: &str) -> Result<Option<Arc<Record>>, Unavailable> {
         match &self.backend {
-            Backend::File(file) => Ok(file.find(name).await),
+            Backend::Records(records) => records.find(name).await,
+            Backend::Ldap(_) | Backend::Dovecot(_) => Ok(None),
         }
     }
 
@@ -152,6 +167,11 @@ impl Inner {
         password: Password,
         facts: &ChannelFacts,
     ) -> Result<Arc<Account>, AuthFailure> {
+        if let Backend::Ldap(ldap) = &self.backend {
+            let account = ldap.check(name, &password).await?.ok_or(AuthFailure::Credentials)?;
+            self.note(&account, &Matched::Main, facts);
+            return Ok(account);
+        }
         let record = self.record(name).await?;
         let credentials = record.as_ref().map(|record| Arc::clone(&record.credentials));
         let busy = |TooBusy| AuthFailure::Unavailable("too many passwords are being checked".to_owned());
@@ -187,9 +207,9 @@ impl Inner {
 
     /// The account of somebody who has proven without a password to be `name`; `any`: also if the backend does not know it.
     pub async fn holder(&self, name: &str, any: bool, facts: &ChannelFacts) -> Result<Arc<Account>, AuthFailure> {
-        let account = match self.record(name).await? {
-            Some(record) if record.disabled => return Err(AuthFailure::Disabled),
-            Some(record) => Arc::clone(&record.account),
+        let account = match self.backend.known(name).await? {
+            Some(known) if known.disabled => return Err(AuthFailure::Disabled),
+            Some(known) => known.account,
             None if any => Arc::new(Account::plain(name)),
             None => return Err(AuthFailure::Credentials),
         };
@@ -197,7 +217,7 @@ impl Inner {
         Ok(account)
     }
 
-    fn note(&self, account: &Account, matched: &Matched, facts: &ChannelFacts) {
+    pub fn note(&self, account: &Account, matched: &Matched, facts: &ChannelFacts) {
         if let Some(uses) = &self.uses {
             uses.note(&account.name, matched, facts.peer.ip());
         }

@@ -7,6 +7,7 @@ use tracing::debug;
 
 use crate::account::Account;
 use crate::directory::{Inner, Record};
+use crate::dovecot::{Conversation, Said};
 use crate::mechanisms::bearer::Bearer;
 use crate::mechanisms::plain::Plain;
 use crate::mechanisms::scram::{Challenge, ClientFirst, Refused};
@@ -89,6 +90,8 @@ enum State {
     LoginPassword,
     /// SCRAM: the proof is awaited.
     ScramProof(Challenge, ScramSide),
+    /// Somebody else judges.
+    Relayed(Box<Conversation>),
     /// OAUTHBEARER, XOAUTH2: the client has been told why, and has the last word before it fails.
     Refused,
     /// There is nothing more to be said.
@@ -146,7 +149,18 @@ impl Exchange {
         if input.len() > MAX_MESSAGE {
             return Err(AuthFailure::Malformed);
         }
+        let directory = Arc::clone(&self.directory);
         match (state, self.mechanism) {
+            (State::Start, mechanism) if directory.relay(mechanism).is_some() => {
+                self.tried = self.named(input);
+                let relay = directory.relay(mechanism).ok_or(AuthFailure::Malformed)?;
+                let (conversation, said) = relay.begin(mechanism, self.facts.peer, Some(input)).await?;
+                Ok(self.relayed(Box::new(conversation), said))
+            }
+            (State::Relayed(mut conversation), _) => {
+                let said = conversation.step(input).await?;
+                Ok(self.relayed(conversation, said))
+            }
             (State::Start, Mechanism::Plain) => self.plain(input).await,
             (State::Start, Mechanism::Login) => {
                 let name = std::str::from_utf8(input).map_err(|_| AuthFailure::Malformed)?;
@@ -172,6 +186,34 @@ impl Exchange {
             Mechanism::Login => b"Username:",
             _ => b"",
         }
+    }
+
+    /// What the one who judges has said.
+    fn relayed(&mut self, conversation: Box<Conversation>, said: Said) -> Step {
+        match said {
+            Said::Challenge(text) => {
+                self.state = State::Relayed(conversation);
+                Step::Challenge(text)
+            }
+            Said::Ok { account, last } => {
+                self.tried = Some(account.name.clone());
+                self.directory.note(&account, &Matched::Main, &self.facts);
+                Step::Done { account, last }
+            }
+        }
+    }
+
+    /// Whom a client's first message names.
+    fn named(&self, input: &[u8]) -> Option<String> {
+        let name = match self.mechanism {
+            Mechanism::Plain => Plain::parse(input).ok()?.authcid,
+            Mechanism::Login => std::str::from_utf8(input).ok()?.to_owned(),
+            Mechanism::ScramSha256 | Mechanism::ScramSha256Plus => ClientFirst::parse(input).ok()?.name,
+            Mechanism::OauthBearer => Bearer::parse_oauthbearer(input).ok()?.name,
+            Mechanism::Xoauth2 => Bearer::parse_xoauth2(input).ok()?.name,
+            Mechanism::External => return None,
+        };
+        normalise(&name).ok()
     }
 
     async fn plain(&mut self, input: &[u8]) -> Result<Step, AuthFailure> {

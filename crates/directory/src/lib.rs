@@ -14,9 +14,12 @@
 #![forbid(unsafe_code)]
 
 mod account;
+mod backend;
 mod directory;
+mod dovecot;
 mod exchange;
 pub mod file;
+mod ldap;
 mod mechanisms;
 mod metrics;
 mod names;
@@ -24,17 +27,23 @@ pub mod oauth;
 mod password;
 mod send_as;
 mod settings;
+mod sql;
+mod trust;
 mod uses;
 
 pub use account::{Account, AccountLimits};
 pub use directory::{Directory, Prepared};
+pub use dovecot::DovecotSettings;
 pub use exchange::{AuthFailure, CertificateAccount, ChannelFacts, Exchange, Step, UnknownMechanism};
+pub use ldap::{LdapFind, LdapSettings};
 pub use mechanisms::Mechanism;
 pub use metrics::Metrics;
 pub use names::{NameError, normalise};
 pub use password::{Password, PasswordError, Secret, SecretError, generate as generate_password};
 pub use send_as::{SendAs, SendAsError};
 pub use settings::{BackendSettings, Settings, SetupError};
+pub use sql::{Database, SqlError, SqlSettings};
+pub use trust::TrustError;
 pub use uses::{LastUse, Uses};
 
 /// Why the directory cannot answer now. The reason is for the operator; clients are told to come again.

@@ -2,10 +2,14 @@
 
 use std::path::PathBuf;
 
+use crate::dovecot::DovecotSettings;
 use crate::file::FormError;
+use crate::ldap::LdapSettings;
 use crate::mechanisms::Mechanism;
 use crate::oauth::{KeysError, OauthSettings};
 use crate::password::Secret;
+use crate::sql::{SqlError, SqlSettings};
+use crate::trust::TrustError;
 use crate::uses::Uses;
 
 /// The settings of a [`Directory`](crate::Directory).
@@ -30,6 +34,12 @@ pub struct Settings {
 pub enum BackendSettings {
     /// In a file.
     File(PathBuf),
+    /// With a Dovecot.
+    Dovecot(DovecotSettings),
+    /// With an LDAP server.
+    Ldap(LdapSettings),
+    /// In a data base.
+    Sql(SqlSettings),
 }
 
 impl Settings {
@@ -46,6 +56,12 @@ pub enum SetupError {
     /// The accounts file has mistakes.
     #[error(transparent)]
     File(#[from] FormError),
+    /// The data base cannot be used.
+    #[error(transparent)]
+    Sql(#[from] SqlError),
+    /// Nobody is trusted to be the server.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// The keys of a token issuer cannot be used.
     #[error(transparent)]
     Keys(#[from] KeysError),

@@ -2,12 +2,15 @@
 
 use std::path::Path;
 
+use aws_lc_rs::{digest, hmac, pbkdf2};
+use base64::prelude::{BASE64_STANDARD, Engine};
 use directory::file::AccountsFile;
 use directory::{
     AuthFailure, BackendSettings, CertificateAccount, ChannelFacts, Directory, Exchange, Metrics, Password, Secret,
     SendAs, Settings, Step,
 };
 use mail::Timestamp;
+use rsasl::prelude::{Mechname, SASLClient, SASLConfig, Session};
 
 const NOW: Timestamp = Timestamp::from_millis(1_795_253_400_000);
 
@@ -136,4 +139,167 @@ async fn mechanisms_are_offered_where_they_can_be_used() {
     assert_eq!(external("robot").await, Ok("robot".into()));
     assert_eq!(external("joe@example.org").await, Err(AuthFailure::Credentials));
     assert!(Directory::new(Metrics::default()).mechanisms(&facts()).is_empty());
+}
+
+/// A client of SCRAM: its first message, then its proof. rsasl's for SCRAM-SHA-256; its -PLUS sends `n,,` (2.3.1), so that
+/// one is ours.
+trait Client {
+    fn first(&mut self) -> Vec<u8>;
+    fn proof(&mut self, challenge: &[u8]) -> Vec<u8>;
+    fn accepts(&mut self, last: &[u8]) -> bool;
+}
+
+impl Client for Session {
+    fn first(&mut self) -> Vec<u8> {
+        let mut message = Vec::new();
+        self.step(None, &mut message).unwrap();
+        message
+    }
+
+    fn proof(&mut self, challenge: &[u8]) -> Vec<u8> {
+        let mut message = Vec::new();
+        self.step(Some(challenge), &mut message).unwrap();
+        message
+    }
+
+    fn accepts(&mut self, last: &[u8]) -> bool {
+        self.step(Some(last), &mut Vec::new()).is_ok()
+    }
+}
+
+/// RFC 5802 §3, from the client's side.
+struct Binding {
+    user: String,
+    password: String,
+    exporter: [u8; 32],
+    signature: Vec<u8>,
+}
+
+fn mac(key: &[u8], text: &[u8]) -> Vec<u8> {
+    hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), text).as_ref().to_vec()
+}
+
+impl Client for Binding {
+    fn first(&mut self) -> Vec<u8> {
+        format!("p=tls-exporter,,n={},r=ours", self.user).into_bytes()
+    }
+
+    fn proof(&mut self, challenge: &[u8]) -> Vec<u8> {
+        let challenge = std::str::from_utf8(challenge).unwrap();
+        let parts: Vec<&str> = challenge.split(',').map(|part| &part[2..]).collect();
+        let (salt, rounds) = (BASE64_STANDARD.decode(parts[1]).unwrap(), parts[2].parse().unwrap());
+        let mut salted = [0; 32];
+        pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, rounds, &salt, self.password.as_bytes(), &mut salted);
+        let binding = BASE64_STANDARD.encode([&b"p=tls-exporter,,"[..], &self.exporter].concat());
+        let message = format!("c={binding},r={}", parts[0]);
+        let signed = format!("n={},r=ours,{challenge},{message}", self.user);
+        let key = mac(&salted, b"Client Key");
+        let signature = mac(digest::digest(&digest::SHA256, &key).as_ref(), signed.as_bytes());
+        let proof: Vec<u8> = key.iter().zip(signature).map(|(one, other)| one ^ other).collect();
+        self.signature = mac(&mac(&salted, b"Server Key"), signed.as_bytes());
+        format!("{message},p={}", BASE64_STANDARD.encode(proof)).into_bytes()
+    }
+
+    fn accepts(&mut self, last: &[u8]) -> bool {
+        last == format!("v={}", BASE64_STANDARD.encode(&self.signature)).as_bytes()
+    }
+}
+
+/// A SCRAM exchange; -PLUS binds to `exporter`. Both sides must be content.
+async fn scram(
+    directory: &Directory,
+    mechanism: &str,
+    user: &str,
+    password: &str,
+    exporter: [u8; 32],
+) -> Result<String, AuthFailure> {
+    let (user, password) = (user.to_owned(), password.to_owned());
+    let mut client: Box<dyn Client> = if mechanism.ends_with("-PLUS") {
+        Box::new(Binding { user, password, exporter, signature: Vec::new() })
+    } else {
+        let config = SASLConfig::with_credentials(None, user, password).unwrap();
+        let offered = Mechname::parse(mechanism.as_bytes()).unwrap();
+        Box::new(SASLClient::new(config).start_suggested(&[offered]).unwrap())
+    };
+    let mut exchange = directory.begin(mechanism, facts()).unwrap();
+    assert_eq!(exchange.step(None).await, Step::Challenge(Vec::new()));
+    let challenge = match exchange.step(Some(&client.first())).await {
+        Step::Challenge(challenge) => challenge,
+        other => return name(other),
+    };
+    match exchange.step(Some(&client.proof(&challenge))).await {
+        Step::Done { account, last } => {
+            assert!(client.accepts(&last.unwrap()), "the server does not know the password");
+            Ok(account.name.clone())
+        }
+        other => name(other),
+    }
+}
+
+#[tokio::test]
+async fn scram_proves_a_password_to_both_sides() {
+    let house = house();
+    let phone = house.phone.reveal().to_owned();
+    let (joe, failed) = (Ok("joe@example.org".to_owned()), Err(AuthFailure::Credentials));
+    for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-256-PLUS"] {
+        let directory = &house.directory;
+        assert_eq!(scram(directory, mechanism, "Joe@example.org", "pencil", [7; 32]).await, joe, "{mechanism}");
+        assert_eq!(scram(directory, mechanism, "joe@example.org", &phone, [7; 32]).await, joe, "an app password");
+        assert_eq!(scram(directory, mechanism, "joe@example.org", "pen", [7; 32]).await, failed, "{mechanism}");
+        assert_eq!(scram(directory, mechanism, "nobody@example.org", "pencil", [7; 32]).await, failed);
+    }
+    let elsewhere = scram(&house.directory, "SCRAM-SHA-256-PLUS", "joe@example.org", "pencil", [8; 32]).await;
+    assert_eq!(elsewhere, failed, "somebody stands between");
+}
+
+#[tokio::test]
+async fn scram_keeps_to_the_rules_of_accounts_and_channels() {
+    let house = house();
+    let begin = |mechanism: &str, message: &'static str| {
+        let mut exchange = house.directory.begin(mechanism, facts()).unwrap();
+        async move { exchange.step(Some(message.as_bytes())).await }
+    };
+    let refused = Step::Failed(AuthFailure::Credentials);
+    assert_eq!(begin("SCRAM-SHA-256", "y,,n=joe@example.org,r=abc").await, refused, "-PLUS was hidden from the client");
+    assert_eq!(begin("SCRAM-SHA-256-PLUS", "n,,n=joe@example.org,r=abc").await, refused);
+    assert_eq!(begin("SCRAM-SHA-256-PLUS", "p=tls-unique,,n=joe@example.org,r=abc").await, refused);
+    assert_eq!(begin("SCRAM-SHA-256", "nonsense").await, Step::Failed(AuthFailure::Malformed));
+    assert!(matches!(begin("SCRAM-SHA-256", "n,,n=joe@example.org,r=abc").await, Step::Challenge(_)));
+
+    let mut file = AccountsFile::open(&house.path).unwrap();
+    file.change("joe@example.org").unwrap().app_passwords_only = true;
+    file.change("robot").unwrap().disabled = true;
+    file.save(None).unwrap();
+    let phone = house.phone.reveal().to_owned();
+    let directory = &house.directory;
+    let by = |user: &'static str, password: String| async move {
+        scram(directory, "SCRAM-SHA-256", user, &password, [7; 32]).await
+    };
+    assert_eq!(by("joe@example.org", "pencil".into()).await, Err(AuthFailure::Credentials));
+    assert_eq!(by("joe@example.org", phone).await, Ok("joe@example.org".into()));
+    assert_eq!(by("robot", "oil".into()).await, Err(AuthFailure::Disabled));
+}
+
+#[tokio::test]
+async fn accounts_that_do_not_exist_look_like_those_that_do() {
+    let house = house();
+    let asked = |directory: &Directory, user: &str| {
+        let mut exchange = directory.begin("SCRAM-SHA-256", facts()).unwrap();
+        let message = format!("n,,n={user},r=abc");
+        async move {
+            let Step::Challenge(text) = exchange.step(Some(message.as_bytes())).await else { panic!("no challenge") };
+            let text = String::from_utf8(text).unwrap();
+            let (nonce, rest) = text.split_once(",s=").unwrap();
+            assert!(nonce.starts_with("r=abc"));
+            let (salt, rounds) = rest.split_once(',').unwrap();
+            (salt.to_owned(), rounds.to_owned())
+        }
+    };
+    let joe = asked(&house.directory, "joe@example.org").await;
+    let nobody = asked(&house.directory, "nobody@example.org").await;
+    assert_eq!((joe.0.len(), &joe.1), (nobody.0.len(), &nobody.1));
+    assert_eq!(asked(&house.directory, "NOBODY@example.org").await, nobody, "the same every time");
+    assert_ne!(asked(&house.directory, "nobody2@example.org").await.0, nobody.0);
+    let elsewhere = open(&house.path);
+    assert_ne!(asked(&elsewhere, "nobody@example.org").await.0, nobody.0, "and only this server can tell");
 }

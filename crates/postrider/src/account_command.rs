@@ -27,6 +27,9 @@ pub enum AccountError {
     /// There is no file to change.
     #[error("the configuration has no accounts")]
     None,
+    /// Another program keeps them.
+    #[error("the accounts are not in a file: Dovecot, an LDAP server or a data base keeps them")]
+    Elsewhere,
     /// See the inner error.
     #[error(transparent)]
     Edit(#[from] EditError),
@@ -143,7 +146,7 @@ fn app_password(path: &Path, loaded: &Loaded, command: &AppPasswordCommand) -> R
 
 fn accounts_file(loaded: &Loaded) -> Result<PathBuf, AccountError> {
     let accounts = loaded.configuration.accounts.as_ref().ok_or(AccountError::None)?;
-    Ok(accounts.file_in(loaded.places.folder()))
+    accounts.file_in(loaded.places.folder()).ok_or(AccountError::Elsewhere)
 }
 
 fn set_disabled(path: &Path, loaded: &Loaded, name: &str, disabled: bool) -> Result<(), AccountError> {

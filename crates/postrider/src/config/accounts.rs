@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use directory::BackendSettings;
 use directory::oauth::KeySource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::backends::{Dovecot, Ldap, Sql};
 use super::listener::AuthUse;
 use super::places::Places;
 use super::problem::Problem;
@@ -16,7 +18,8 @@ use super::units::{Listed, Period};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Accounts {
-    /// The file of the accounts, relative to the configuration's folder. If not set: `accounts.toml`.
+    /// The file of the accounts, relative to the configuration's folder. If not set: `accounts.toml`, unless accounts
+    /// are kept elsewhere (`dovecot`, `ldap`, `sql`).
     pub file: Option<PathBuf>,
     /// The mechanisms to offer, of those that can be had. If not set: all. None is offered outside TLS.
     pub mechanisms: Option<Listed<Mechanism>>,
@@ -24,7 +27,15 @@ pub struct Accounts {
     /// queue of 256, clients are told to come again: 454 4.7.0. If not set: one per processor.
     #[schemars(range(min = 1, max = 1024))]
     pub parallel_checks: Option<u32>,
-    /// Tokens that prove who somebody is.
+    /// The accounts of a Dovecot on this machine, by its authentication protocol.
+    pub dovecot: Option<Dovecot>,
+    /// The accounts of an LDAP server: whoever can bind as an entry has its password. PLAIN and LOGIN only. In `filter`
+    /// and `dn`, `{name}` stands for the account's name, `{local}` and `{domain}` for what is before and behind its last
+    /// `@`; all are escaped.
+    pub ldap: Option<Ldap>,
+    /// Accounts in a data base, found by one query.
+    pub sql: Option<Sql>,
+    /// Tokens (JSON Web Tokens, RFC 7519) of an issuer such as Keycloak, Entra ID or Google, for OAUTHBEARER and XOAUTH2.
     pub oauth: Option<Oauth>,
 }
 
@@ -110,22 +121,33 @@ fn leeway() -> Period {
 }
 
 impl Accounts {
-    /// Where the accounts file lies; `folder` is that of the configuration.
-    pub fn file_in(&self, folder: &Path) -> PathBuf {
-        folder.join(self.file.as_deref().unwrap_or(Path::new("accounts.toml")))
+    /// Where the accounts file lies, unless accounts are kept elsewhere; `folder` is that of the configuration.
+    pub fn file_in(&self, folder: &Path) -> Option<PathBuf> {
+        let elsewhere = self.dovecot.is_some() || self.ldap.is_some() || self.sql.is_some();
+        (!elsewhere).then(|| folder.join(self.file.as_deref().unwrap_or(Path::new("accounts.toml"))))
     }
 
     /// As the directory takes it.
-    pub fn to_settings(&self, folder: &Path, secret: directory::Secret, uses: directory::Uses) -> directory::Settings {
-        let backend = directory::BackendSettings::File(self.file_in(folder));
+    pub fn to_settings(
+        &self,
+        folder: &Path,
+        secret: directory::Secret,
+        uses: directory::Uses,
+    ) -> Result<directory::Settings, String> {
+        let backend = match self {
+            Self { dovecot: Some(dovecot), .. } => BackendSettings::Dovecot(dovecot.to_settings()),
+            Self { ldap: Some(ldap), .. } => BackendSettings::Ldap(ldap.to_settings(folder)?),
+            Self { sql: Some(sql), .. } => BackendSettings::Sql(sql.to_settings(folder)?),
+            _ => BackendSettings::File(self.file_in(folder).unwrap_or_default()),
+        };
         let general = directory::Settings::new(backend, secret);
-        directory::Settings {
-            oauth: self.oauth.as_ref().and_then(|oauth| oauth.to_settings(folder).ok()),
+        Ok(directory::Settings {
+            oauth: self.oauth.as_ref().map(|oauth| oauth.to_settings(folder)).transpose()?,
             mechanisms: self.mechanisms.as_ref().map(|list| list.0.iter().map(|one| (*one).into()).collect()),
             parallel_checks: self.parallel_checks.map_or(general.parallel_checks, |number| number as usize),
             uses: Some(uses),
             ..general
-        }
+        })
     }
 }
 
@@ -203,7 +225,31 @@ pub(super) fn judge(configuration: &Configuration, places: &Places, problems: &m
             places.problem("accounts.mechanisms", "nobody says whose tokens count", "OAUTHBEARER and XOAUTH2");
         problems.push(problem.help("add the table [accounts.oauth]"));
     }
-    file(&accounts.file_in(places.folder()), places, problems);
+    backends(accounts, places, problems);
+    if let Some(path) = accounts.file_in(places.folder()) {
+        file(&path, places, problems);
+    }
+}
+
+/// Accounts are in one place.
+fn backends(accounts: &Accounts, places: &Places, problems: &mut Vec<Problem>) {
+    let set = [
+        ("file", accounts.file.is_some()),
+        ("dovecot", accounts.dovecot.is_some()),
+        ("ldap", accounts.ldap.is_some()),
+        ("sql", accounts.sql.is_some()),
+    ];
+    let mut set = set.into_iter().filter(|(_, set)| *set).map(|(key, _)| key);
+    if let (Some(first), Some(second)) = (set.next(), set.next()) {
+        let problem = places.problem(&format!("accounts.{second}"), "accounts are in one place", "");
+        problems.push(problem.help(format!("leave out `{first}` or `{second}`")));
+    }
+    if let Some(ldap) = &accounts.ldap {
+        ldap.judge(places, problems);
+    }
+    if let Some(sql) = &accounts.sql {
+        sql.judge(places, problems);
+    }
 }
 
 /// An accounts file with mistakes; one that is not there, or that only the server may read, is no mistake.

@@ -9,6 +9,7 @@
 //! [`Loaded`] keeps the place of every value, so that `explain` can name the line that made a decision.
 
 mod accounts;
+mod backends;
 mod delivery;
 mod inspect;
 mod judge;

@@ -259,3 +259,32 @@ fn mistakes_in_the_accounts_are_told_with_the_configuration() {
     assert!(text.contains("× the accounts cannot be used") && text.contains("people.toml:3: "), "{text}");
     assert!(!text.contains("plain"), "{text}");
 }
+
+#[test]
+fn accounts_are_in_one_place_and_reached_safely() {
+    for (text, wanted) in [
+        ("[accounts]\nfile = \"a.toml\"\n[accounts.dovecot]", "accounts are in one place"),
+        ("[accounts.ldap]\nurl = \"ldaps://a.test\"", "how is an entry found?"),
+        ("[accounts.ldap]\nurl = \"ldaps://a.test\"\ndn = \"uid=joe\"", "all accounts would have one entry"),
+        ("[accounts.ldap]\nurl = \"ldap://a.test\"\ndn = \"uid={name}\"", "passwords would travel in the clear"),
+        (
+            "[accounts.ldap]\nurl = \"ldaps://a.test\"\nstarttls = true\ndn = \"uid={name}\"",
+            "STARTTLS begins in the clear",
+        ),
+        ("[accounts.ldap]\nurl = \"http://a.test\"\ndn = \"uid={name}\"", "this is no URL of an LDAP server"),
+        ("[accounts.ldap]\nurl = \"ldaps://a.test\"\ndn = \"uid={name}\"\nbind_dn = \"cn=x\"", "belong together"),
+        ("[accounts.sql]\nurl = \"sqlite:a.db\"\nquery = \"SELECT 1\"", "the query does not ask for one account"),
+        ("[accounts.sql]\nurl = \"mysql://a\"\nquery = \"$1\"", "this is no data base that is known here"),
+        ("[accounts.sql]\nurl = \"sqlite:a\"\nca = \"b\"\nquery = \"$1\"", "this means nothing for SQLite"),
+    ] {
+        let found = problems(&format!("hostname = \"mx.test\"\n{text}\n"));
+        assert!(found.contains(wanted), "{wanted} in {found}");
+    }
+    for fine in [
+        "[accounts.dovecot]",
+        "[accounts.ldap]\nurl = \"ldap://127.0.0.1\"\nbase = \"\"\nfilter = \"(mail={name})\"",
+        "[accounts.sql]\nurl = \"postgresql://a@b/c\"\nquery = \"SELECT hash FROM people WHERE name = $1\"",
+    ] {
+        assert_eq!(problems(&format!("hostname = \"mx.test\"\n{fine}\n")), "");
+    }
+}

@@ -38,7 +38,7 @@ impl Rooms {
         // It says whether the table of routes can be built at all.
         queue.explain(&Host::Domain(configuration.hostname.0.clone()))?;
         // What can fail comes first, and changes nothing if it does.
-        let accounts = self.directory.prepare(settings::accounts(&new, &self.secret, &self.tables))?;
+        let accounts = self.directory.prepare(settings::accounts(&new, &self.secret, &self.tables)?)?;
         self.reception.reconfigure(settings::reception(configuration, &self.handed))?;
         self.directory.put_in_force(accounts);
         self.queue.reconfigure(queue)?;

@@ -52,7 +52,7 @@ impl Rooms {
         let store = open_store(configuration, &clock, &randomness, store_metrics).await?;
         let tables = open_tables(configuration).await?;
         let secret = directory::Secret::open(&configuration.store.path.join(DIRECTORY_KEY))?;
-        directory.configure(settings::accounts(&loaded, &secret, &tables))?;
+        directory.configure(settings::accounts(&loaded, &secret, &tables)?)?;
         let dns_metrics = dns::Metrics::register(meters.registry());
         let resolver = dns::Resolver::new(configuration.dns.to_settings(), Arc::clone(&clock), dns_metrics)?;
         let resolver: Arc<dyn dns::Resolve> = Arc::new(resolver);

@@ -23,6 +23,9 @@ pub enum SettingsError {
         /// Why.
         error: shaping::IntervalsError,
     },
+    /// Accounts.
+    #[error("the accounts cannot be used: {0}")]
+    Accounts(String),
     /// A listener's name.
     #[error("there is no listener `{0}`")]
     Listener(String),
@@ -46,10 +49,15 @@ pub fn store(configuration: &Configuration) -> store::Options {
 }
 
 /// For the directory; nothing if there are no accounts.
-pub fn accounts(loaded: &Loaded, secret: &directory::Secret, tables: &store::Tables) -> Option<directory::Settings> {
-    let accounts = loaded.configuration.accounts.as_ref()?;
+pub fn accounts(
+    loaded: &Loaded,
+    secret: &directory::Secret,
+    tables: &store::Tables,
+) -> Result<Option<directory::Settings>, SettingsError> {
+    let Some(accounts) = &loaded.configuration.accounts else { return Ok(None) };
     let uses = directory::Uses::new(tables.clone(), std::sync::Arc::new(mail::SystemClock));
-    Some(accounts.to_settings(loaded.places.folder(), secret.clone(), uses))
+    let settings = accounts.to_settings(loaded.places.folder(), secret.clone(), uses);
+    settings.map(Some).map_err(SettingsError::Accounts)
 }
 
 /// For reception. Sockets that systemd handed over are taken from `handed` by their address.

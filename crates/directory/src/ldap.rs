@@ -1,0 +1,297 @@
+//! Accounts in LDAP: whoever can bind as an entry has its password (RFC 4513 §5.1.3).
+//!
+//! The entry is found by a search, or its name is made from a template. The server alone sees whether the password is
+//! right, so there is nothing to be remembered here and no SCRAM.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ldap3::{
+    Ldap, LdapConnAsync, LdapConnSettings, LdapError as ProtocolError, Scope, SearchEntry, SearchOptions, dn_escape,
+    ldap_escape,
+};
+use rustls::ClientConfig;
+use tokio::sync::Semaphore;
+use tracing::{error, warn};
+
+use crate::Unavailable;
+use crate::account::Account;
+use crate::password::Password;
+use crate::send_as::SendAs;
+use crate::trust::{self, TrustError};
+
+/// Exchanges with the server at a time.
+const MOST: usize = 32;
+
+/// Which server, and which entries.
+#[derive(Clone, Debug)]
+pub struct LdapSettings {
+    /// `ldap://host`, `ldaps://host` or `ldapi://path`.
+    pub url: String,
+    /// Whether `ldap://` becomes TLS before anything is said.
+    pub starttls: bool,
+    /// Whose certificates are trusted; the system's if not set.
+    pub authorities: Option<PathBuf>,
+    /// As whom to look things up; as nobody if not set.
+    pub bind: Option<(String, Password)>,
+    /// How an entry is found.
+    pub find: LdapFind,
+    /// The attributes that hold what an account sends as; its name, if it is an address, if there are none.
+    pub addresses: Vec<String>,
+    /// How long each answer may take.
+    pub timeout: Duration,
+}
+
+/// How an entry is found. `{name}` stands for the account's name, `{local}` and `{domain}` for what is before and behind its
+/// last `@`; all are escaped for where they stand.
+#[derive(Clone, Debug)]
+pub enum LdapFind {
+    /// By a search.
+    Search {
+        /// Below this entry.
+        base: String,
+        /// By this filter.
+        filter: String,
+    },
+    /// By its distinguished name.
+    Template(String),
+}
+
+/// The accounts of a server.
+pub struct LdapAccounts {
+    settings: LdapSettings,
+    tls: Arc<ClientConfig>,
+    places: Semaphore,
+    /// The connection that looks things up.
+    service: tokio::sync::Mutex<Option<Ldap>>,
+}
+
+/// What there is of an entry.
+struct Found {
+    dn: String,
+    account: Account,
+}
+
+impl LdapAccounts {
+    /// Connects when the first account is asked for.
+    pub fn new(settings: LdapSettings) -> Result<Self, TrustError> {
+        let tls = trust::client(settings.authorities.as_deref())?;
+        Ok(Self { settings, tls, places: Semaphore::new(MOST), service: tokio::sync::Mutex::default() })
+    }
+
+    /// Whose password this is.
+    pub async fn check(&self, name: &str, password: &Password) -> Result<Option<Arc<Account>>, Unavailable> {
+        self.bounded(name, async {
+            match &self.settings.find {
+                LdapFind::Search { base, .. } => {
+                    let found = self.look(name).await?;
+                    // Who is not there is tried as well, so that the time does not tell.
+                    let dn = match &found {
+                        Some(found) => found.dn.clone(),
+                        None => format!("cn={:016x},{base}", u64::from_be_bytes(crate::password::random())),
+                    };
+                    let bound = self.bind(&dn, password).await?;
+                    Ok(found.filter(|_| bound.is_some()).map(|found| Arc::new(found.account)))
+                }
+                LdapFind::Template(template) => {
+                    let dn = fill(template, name, |text| dn_escape(text));
+                    match self.bind(&dn, password).await? {
+                        // Whoever has bound may read its own entry.
+                        Some(mut ldap) => {
+                            let found = self.entry(&mut ldap, &dn, name).await;
+                            // The answer is there; how the connection ends does not matter.
+                            let _ = ldap.unbind().await;
+                            Ok(found?.map(|found| Arc::new(found.account)))
+                        }
+                        None => Ok(None),
+                    }
+                }
+            }
+        })
+        .await
+    }
+
+    /// The account of that name.
+    pub async fn find(&self, name: &str) -> Result<Option<Arc<Account>>, Unavailable> {
+        self.bounded(name, async { Ok(self.look(name).await?.map(|found| Arc::new(found.account))) }).await
+    }
+
+    async fn bounded<T>(
+        &self,
+        name: &str,
+        work: impl Future<Output = Result<T, ProtocolError>>,
+    ) -> Result<T, Unavailable> {
+        let _place = match tokio::time::timeout(self.settings.timeout, self.places.acquire()).await {
+            Ok(Ok(place)) => place,
+            _ => return Err(Unavailable("too many wait for the LDAP server".to_owned())),
+        };
+        work.await.map_err(|problem| {
+            error!(account = name, %problem, "the LDAP server cannot answer");
+            Unavailable(format!("LDAP: {problem}"))
+        })
+    }
+
+    /// Looks an entry up, by the connection that is there or by a new one.
+    async fn look(&self, name: &str) -> Result<Option<Found>, ProtocolError> {
+        let kept = self.service.lock().await.clone();
+        if let Some(mut ldap) = kept {
+            match self.look_by(&mut ldap, name).await {
+                // It may have been closed since; that says nothing about the server.
+                Err(_) => drop(self.service.lock().await.take()),
+                found => return found,
+            }
+        }
+        let mut ldap = self.connect().await?;
+        if let Some((dn, password)) = &self.settings.bind {
+            ldap.with_timeout(self.settings.timeout).simple_bind(dn, password.as_typed()).await?.success()?;
+        }
+        let found = self.look_by(&mut ldap, name).await?;
+        *self.service.lock().await = Some(ldap);
+        Ok(found)
+    }
+
+    async fn look_by(&self, ldap: &mut Ldap, name: &str) -> Result<Option<Found>, ProtocolError> {
+        match &self.settings.find {
+            LdapFind::Search { base, filter } => {
+                let filter = fill(filter, name, |text| ldap_escape(text));
+                self.search(ldap, base, Scope::Subtree, &filter, name).await
+            }
+            LdapFind::Template(template) => {
+                let dn = fill(template, name, |text| dn_escape(text));
+                self.entry(ldap, &dn, name).await
+            }
+        }
+    }
+
+    async fn entry(&self, ldap: &mut Ldap, dn: &str, name: &str) -> Result<Option<Found>, ProtocolError> {
+        match self.search(ldap, dn, Scope::Base, "(objectClass=*)", name).await {
+            // noSuchObject
+            Err(ProtocolError::LdapResult { result }) if result.rc == 32 => Ok(None),
+            found => found,
+        }
+    }
+
+    async fn search(
+        &self,
+        ldap: &mut Ldap,
+        base: &str,
+        scope: Scope,
+        filter: &str,
+        name: &str,
+    ) -> Result<Option<Found>, ProtocolError> {
+        // "1.1": no attributes (RFC 4511 §4.5.1.8).
+        let wanted = match self.settings.addresses.is_empty() {
+            true => vec!["1.1".to_owned()],
+            false => self.settings.addresses.clone(),
+        };
+        let ldap = ldap.with_timeout(self.settings.timeout).with_search_options(SearchOptions::new().sizelimit(2));
+        let (entries, _) = ldap.search(base, scope, filter, wanted).await?.success()?;
+        let mut entries = entries.into_iter().filter(|entry| !entry.is_ref()).map(SearchEntry::construct);
+        let Some(entry) = entries.next() else { return Ok(None) };
+        if entries.next().is_some() {
+            return Err(ProtocolError::Io { source: std::io::Error::other("several entries match the filter") });
+        }
+        Ok(Some(Found { account: self.account(name, &entry), dn: entry.dn }))
+    }
+
+    fn account(&self, name: &str, entry: &SearchEntry) -> Account {
+        let mut addresses = Vec::new();
+        for attribute in &self.settings.addresses {
+            // Servers answer with the schema's spelling.
+            let values = entry.attrs.iter().find(|(named, _)| named.eq_ignore_ascii_case(attribute));
+            for value in values.into_iter().flat_map(|(_, values)| values) {
+                // Active Directory's proxyAddresses: `SMTP:joe@example.org`, and other kinds of addresses.
+                let address = match value.split_once(':') {
+                    Some((kind, address)) if kind.eq_ignore_ascii_case("smtp") => address,
+                    Some(_) => continue,
+                    None => value.as_str(),
+                };
+                match SendAs::parse([address]) {
+                    Ok(_) => addresses.push(address.to_owned()),
+                    Err(problem) => warn!(account = name, attribute, %problem, "an address in LDAP is left out"),
+                }
+            }
+        }
+        let plain = Account::plain(name);
+        match SendAs::parse(&addresses) {
+            Ok(send_as) if !addresses.is_empty() => Account { send_as, ..plain },
+            _ => plain,
+        }
+    }
+
+    /// A connection that is bound as `dn`, if that is its password.
+    async fn bind(&self, dn: &str, password: &Password) -> Result<Option<Ldap>, ProtocolError> {
+        let mut ldap = self.connect().await?;
+        let result = ldap.with_timeout(self.settings.timeout).simple_bind(dn, password.as_typed()).await?;
+        match result.rc {
+            0 => Ok(Some(ldap)),
+            // constraintViolation, noSuchObject, invalidDNSyntax, inappropriateAuthentication, invalidCredentials,
+            // insufficientAccessRights, unwillingToPerform: the server is well and says no.
+            19 | 32 | 34 | 48 | 49 | 50 | 53 => Ok(None),
+            _ => Err(ProtocolError::from(result)),
+        }
+    }
+
+    async fn connect(&self) -> Result<Ldap, ProtocolError> {
+        let settings = LdapConnSettings::new()
+            .set_conn_timeout(self.settings.timeout)
+            .set_starttls(self.settings.starttls)
+            .set_config(Arc::clone(&self.tls));
+        let (connection, ldap) = LdapConnAsync::with_settings(settings, &self.settings.url).await?;
+        tokio::spawn(async move {
+            if let Err(problem) = connection.drive().await {
+                tracing::debug!(%problem, "a connection to the LDAP server ended");
+            }
+        });
+        Ok(ldap)
+    }
+}
+
+/// A template with the parts of a name in it, each escaped.
+fn fill(template: &str, name: &str, escape: impl for<'a> Fn(&'a str) -> Cow<'a, str>) -> String {
+    let (local, domain) = name.rsplit_once('@').unwrap_or((name, ""));
+    let mut filled = String::with_capacity(template.len() + name.len());
+    let mut rest = template;
+    // In one pass: what was put in is never looked at again.
+    while let Some(at) = rest.find('{') {
+        filled.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let part = [("{name}", name), ("{local}", local), ("{domain}", domain)];
+        match part.iter().find(|(mark, _)| rest.starts_with(mark)) {
+            Some((mark, value)) => {
+                filled.push_str(&escape(value));
+                rest = &rest[mark.len()..];
+            }
+            None => {
+                filled.push('{');
+                rest = &rest[1..];
+            }
+        }
+    }
+    filled + rest
+}
+
+impl fmt::Debug for LdapAccounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LdapAccounts({})", self.settings.url)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_cannot_change_filters_or_entries() {
+        let filter = |name: &str| fill("(&(objectClass=person)(mail={name}))", name, |text| ldap_escape(text));
+        assert_eq!(filter("joe@example.org"), "(&(objectClass=person)(mail=joe@example.org))");
+        assert_eq!(filter("*)(uid=*"), "(&(objectClass=person)(mail=\\2a\\29\\28uid=\\2a))");
+        let dn = |name: &str| fill("uid={local},ou={domain},dc=x", name, |text| dn_escape(text));
+        assert_eq!(dn("joe@example.org"), "uid=joe,ou=example.org,dc=x");
+        assert!(!dn("a,dc=evil").contains("a,dc"), "{}", dn("a,dc=evil"));
+        assert_eq!(fill("{x}{name}{", "{name}", |text| text.into()), "{x}{name}{");
+    }
+}
