@@ -24,6 +24,7 @@ pub mod reply;
 pub mod route;
 pub mod time;
 pub mod tls;
+mod tls_level;
 
 pub use address::{AddressError, Host, LocalPart, Mailbox, Utf8};
 pub use attempt::{Assignment, AttemptReport, Protocol, Target, TargetHost};
@@ -42,3 +43,4 @@ pub use reply::{EnhancedCode, Reply};
 pub use route::{Destination, Lane, Site, Source};
 pub use time::{Clock, SystemClock, Timestamp};
 pub use tls::{TlsFacts, TlsVersion, Verified};
+pub use tls_level::{CertificateName, FoundBy, TargetTls, TlsDemand, TlsLevel};

@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod client;
 mod facts;
 mod https;
 pub mod mtasts;
