@@ -56,7 +56,7 @@ pub struct Refusal {
     /// For the recipients, if no other host can be used.
     pub fault: Fault,
     /// What to report, and of which policy.
-    pub report: Option<(PolicyApplied, Failure)>,
+    pub report: Option<Box<(PolicyApplied, Failure)>>,
 }
 
 impl Refusal {
@@ -71,7 +71,7 @@ impl Refusal {
     }
 
     pub(crate) fn reported(mut self, policy: PolicyApplied, failure: Failure) -> Self {
-        self.report = Some((policy, failure));
+        self.report = Some(Box::new((policy, failure)));
         self
     }
 }
