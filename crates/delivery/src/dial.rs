@@ -19,6 +19,14 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
+    /// The peer's port, where it has one.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Endpoint::Tcp(address) => Some(address.port()),
+            Endpoint::Unix(_) => None,
+        }
+    }
+
     /// The peer's address, where it has one.
     pub fn ip(&self) -> Option<IpAddr> {
         match self {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
 use dns::Resolve;
-use mail::{EnhancedCode, Fault, FaultSource, Randomness, Source, Target, TargetHost};
+use mail::{EnhancedCode, Fault, FaultSource, Host, Randomness, Source, Target, TargetHost};
 
 use crate::dial::Endpoint;
 
@@ -17,6 +17,8 @@ const MOST_ADDRESSES: usize = 20;
 pub(crate) struct Candidate {
     /// The host's name, or its address in words.
     pub host: String,
+    /// The same as TLS policies know it; a Unix socket has none.
+    pub peer: Option<Host>,
     /// Where it listens.
     pub endpoint: Endpoint,
     /// The local address to connect from.
@@ -58,15 +60,15 @@ impl Hosts {
             }
             match self.hosts.pop_front()? {
                 TargetHost::Address { address, .. } => {
-                    let host = mail::Host::Literal(address.ip().to_canonical()).to_string();
+                    let host = Host::Literal(address.ip().to_canonical());
                     self.offer(&host, vec![address.ip()], address.port(), fault);
                 }
                 TargetHost::Unix { path } => {
                     let host = path.display().to_string();
-                    self.ready.push_back(Candidate { host, endpoint: Endpoint::Unix(path), from: None });
+                    self.ready.push_back(Candidate { host, peer: None, endpoint: Endpoint::Unix(path), from: None });
                 }
                 TargetHost::Name { name, port, .. } => match resolver.addresses(&name).await {
-                    Ok(addresses) => self.offer(name.as_str(), addresses.ips, port, fault),
+                    Ok(addresses) => self.offer(&Host::Domain(name), addresses.ips, port, fault),
                     Err(error) => note(fault, error.fault(&name)),
                 },
             }
@@ -85,7 +87,7 @@ impl Hosts {
 
     /// Queues the addresses that the source can reach: in random order, the two families in turns, so that one that does
     /// not work here does not use up all tries.
-    fn offer(&mut self, host: &str, mut ips: Vec<IpAddr>, port: u16, fault: &mut Option<Fault>) {
+    fn offer(&mut self, host: &Host, mut ips: Vec<IpAddr>, port: u16, fault: &mut Option<Fault>) {
         self.randomness.shuffle(&mut ips);
         let (mut six, mut four) = (Vec::new(), Vec::new());
         for ip in ips.into_iter().map(|ip| ip.to_canonical()) {
@@ -93,7 +95,7 @@ impl Hosts {
                 Ok(from) => {
                     let family = if ip.is_ipv6() { &mut six } else { &mut four };
                     let endpoint = Endpoint::Tcp(SocketAddr::new(ip, port));
-                    family.push(Candidate { host: host.to_owned(), endpoint, from });
+                    family.push(Candidate { host: host.to_string(), peer: Some(host.clone()), endpoint, from });
                 }
                 Err(why) => {
                     let text = format!("{host} [{ip}] cannot be reached: {why}");
@@ -169,6 +171,7 @@ mod tests {
                 ehlo: Domain::parse("us.example").unwrap(),
             },
             hosts,
+            tls: mail::TargetTls::default(),
         }
     }
 

@@ -106,7 +106,10 @@ impl Job {
                     let candidate = &line.candidate;
                     let (host, address) = (candidate.host.clone(), candidate.endpoint.ip());
                     let dsn = line.connection.offered().dsn;
-                    self.decide(recipient, Outcome::Delivered(Delivered { host, address, reply, dsn, tls: None }));
+                    self.decide(
+                        recipient,
+                        Outcome::Delivered(Delivered { host, address, reply, dsn, tls: line.facts() }),
+                    );
                 }
                 Verdict::Refused(reply) => self.decide(recipient, line.fault((reply, true)).into_outcome()),
                 Verdict::Lost(Lost::MaybeTaken) => {

@@ -9,6 +9,11 @@
 //! - After the whole content was sent, only the peer's reply tells. Without one the recipients are deferred: they may get
 //!   the message twice, and never lose it.
 
+//!
+//! How a line to a host must be secured is asked of `tls::client` for each host, recipients' domain and message (`secure.rs`).
+//! An open line carries another domain's mail, or a message that demands more, only if what its host has proven is enough
+//! for that, too.
+
 #![forbid(unsafe_code)]
 
 mod body;
@@ -18,11 +23,12 @@ mod job;
 mod line;
 mod metrics;
 mod run;
+mod secure;
 mod settings;
 mod work;
 
 pub use dial::{Dial, Endpoint, Stream, TcpDial};
-pub use metrics::{Metrics, Reason};
+pub use metrics::{Line as SecuredLine, Metrics, Reason};
 pub use run::{Deliverer, Parts};
 pub use settings::Settings;
 pub use work::Work;

@@ -5,16 +5,18 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use mail::{Clock, Domain, Fault, FaultSource, Protocol, Reply};
-use smtp::client::{Closed, Connection, Event, Timeouts};
-use tokio::io::{AsyncReadExt, AsyncWrite, ReadBuf};
+use mail::{Clock, Fault, FaultSource, Reply, TlsFacts};
+use smtp::client::{Closed, Connection, Event};
+use tls::client::Secured;
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use crate::dial::Stream;
 use crate::hosts::Candidate;
 use crate::metrics::Metrics;
+use crate::secure::Want;
 
 /// Slices of one vectored write.
 const SLICES: usize = 16;
@@ -22,6 +24,8 @@ const SLICES: usize = 16;
 const READ: usize = 4096;
 /// How long the words of a peer that takes nothing more are waited for.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+/// How long the end of TLS may take to be written.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// An open connection.
 pub(crate) struct Line {
@@ -33,24 +37,48 @@ pub(crate) struct Line {
     metrics: Metrics,
     /// The host at the other end.
     pub candidate: Candidate,
+    /// For whose mail it is good enough.
+    pub want: Want,
+    /// What its host has proven, if TLS is on it.
+    pub secured: Option<Secured>,
     /// Transactions begun on it.
     pub used: u32,
     closed: Option<Closed>,
+    /// Whether TLS may still hold back what was written.
+    unflushed: bool,
 }
 
 impl Line {
+    /// A line over which nothing was said yet.
     pub fn new(
         stream: Box<dyn Stream>,
+        connection: Connection,
         candidate: Candidate,
-        protocol: Protocol,
-        name: Domain,
-        timeouts: Timeouts,
+        want: Want,
         clock: Arc<dyn Clock>,
         metrics: Metrics,
     ) -> Self {
         metrics.open.inc();
-        let connection = Connection::new(protocol, name, timeouts, clock.instant());
-        Self { stream, connection, input: BytesMut::new(), clock, metrics, candidate, used: 0, closed: None }
+        let input = BytesMut::new();
+        let (secured, used, closed, unflushed) = (None, 0, None, false);
+        Self { stream, connection, input, clock, metrics, candidate, want, secured, used, closed, unflushed }
+    }
+
+    /// Takes the stream out for a handshake; what is left of the line reads nothing more.
+    pub fn take_stream(&mut self) -> Box<dyn Stream> {
+        std::mem::replace(&mut self.stream, Box::new(tokio::io::empty()))
+    }
+
+    /// The handshake is done.
+    pub fn secure(&mut self, stream: Box<dyn Stream>, secured: Secured, now: Instant) {
+        self.stream = stream;
+        self.connection.secured(secured.facts.clone(), now);
+        self.secured = Some(secured);
+    }
+
+    /// What is told of TLS.
+    pub fn facts(&self) -> Option<TlsFacts> {
+        self.secured.as_ref().map(|secured| secured.facts.clone())
     }
 
     /// Writes what waits and reads until something happened; [`Event::Closed`] at the latest when time is out.
@@ -91,6 +119,10 @@ impl Line {
     pub async fn quit(&mut self) {
         self.connection.quit(self.clock.instant());
         self.closing().await;
+        if self.secured.is_some() {
+            // RFC 8446 §6.1: each side says that it ends. Who does not listen is not waited for.
+            let _ = tokio::time::timeout(FAREWELL, self.stream.shutdown()).await;
+        }
     }
 
     /// Why it is closed; to be asked once it is.
@@ -128,11 +160,16 @@ impl Line {
     async fn move_bytes(&mut self) {
         let deadline = self.connection.deadline();
         let (stream, connection, input) = (&mut self.stream, &self.connection, &mut self.input);
+        let unflushed = &mut self.unflushed;
         let progress = poll_fn(|cx| {
             if let Poll::Ready(read) = poll_read(stream.as_mut(), input, cx) {
                 return Poll::Ready(Progress::Read(read));
             }
             if connection.output().is_empty() {
+                if *unflushed && let Poll::Ready(flushed) = Pin::new(&mut *stream).poll_flush(cx) {
+                    *unflushed = false;
+                    return Poll::Ready(Progress::Flushed(flushed));
+                }
                 return Poll::Pending;
             }
             let mut slices = [IoSlice::new(&[]); SLICES];
@@ -150,9 +187,11 @@ impl Line {
         match progress {
             Ok(Progress::Wrote(Ok(count @ 1..))) => {
                 self.metrics.sent_bytes.inc_by(count as u64);
+                self.unflushed = self.secured.is_some();
                 self.connection.wrote(count, now);
             }
-            Ok(Progress::Wrote(_)) => self.rescue().await,
+            Ok(Progress::Flushed(Ok(()))) => {}
+            Ok(Progress::Wrote(_) | Progress::Flushed(Err(_))) => self.rescue().await,
             Ok(Progress::Read(read)) => self.took(read),
             // The timer may ring a little before the clock agrees.
             Err(_) => self.connection.expire(deadline.map_or(now, |deadline| deadline.max(now))),
@@ -188,6 +227,7 @@ impl Drop for Line {
 }
 
 enum Progress {
+    Flushed(io::Result<()>),
     Wrote(io::Result<usize>),
     Read(io::Result<bool>),
 }

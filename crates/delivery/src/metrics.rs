@@ -16,6 +16,10 @@ pub struct Metrics {
     /// Connections that failed: `connect`, `refused`, `away`, `cut`, `time`, `protocol`, `content`; `idle`: between two
     /// messages, where it does no harm.
     pub failures: Family<Reason, Counter>,
+    /// Connections by what secures them: how the certificate was verified, or `clear`.
+    pub lines: Family<Line, Counter>,
+    /// Lines that were not secured as demanded or hoped for, by the words of RFC 8460 §4.3.
+    pub tls_failures: Family<Reason, Counter>,
     /// Messages handed to a peer, whatever it said.
     pub messages: Counter,
     /// Recipients by outcome: `delivered`, `deferred`, `failed`.
@@ -24,6 +28,13 @@ pub struct Metrics {
     pub conversions: Counter,
     /// Octets written to peers.
     pub sent_bytes: Counter,
+}
+
+/// What secures a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Line {
+    /// `clear`, `no` (encrypted, not verified), `web_pki`, `dane_ee`, `dane_ta` or `fingerprint`.
+    pub verified: &'static str,
 }
 
 /// Which of a small, fixed set of words.
@@ -41,6 +52,8 @@ impl Metrics {
         registry.register("connections", "Connections opened", metrics.connections.clone());
         registry.register("open_connections", "Connections open now", metrics.open.clone());
         registry.register("failures", "Connections failed, by reason", metrics.failures.clone());
+        registry.register("lines", "Connections by how they are secured", metrics.lines.clone());
+        registry.register("tls_failures", "Lines not secured as demanded, by reason", metrics.tls_failures.clone());
         registry.register("messages", "Messages handed to a peer", metrics.messages.clone());
         registry.register("recipients", "Recipients, by outcome", metrics.recipients.clone());
         registry.register("conversions", "Messages converted to seven bits", metrics.conversions.clone());
@@ -50,6 +63,14 @@ impl Metrics {
 
     pub(crate) fn failed(&self, reason: &'static str) {
         self.failures.get_or_create(&Reason { reason }).inc();
+    }
+
+    pub(crate) fn line(&self, verified: &'static str) {
+        self.lines.get_or_create(&Line { verified }).inc();
+    }
+
+    pub(crate) fn tls_failed(&self, reason: &'static str) {
+        self.tls_failures.get_or_create(&Reason { reason }).inc();
     }
 
     pub(crate) fn recipient(&self, reason: &'static str) {

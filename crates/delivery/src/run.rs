@@ -3,18 +3,20 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use dns::Resolve;
-use mail::{Assignment, AttemptReport, Clock, EnhancedCode, Fault, FaultSource, Randomness, Target};
-use smtp::client::{Asks, Closed, Event, Transaction, Verdict};
+use mail::{Assignment, AttemptReport, Clock, EnhancedCode, Fault, FaultSource, Randomness, Target, TlsDemand};
+use smtp::client::{Asks, Closed, Connection, Event, Security, Transaction, Verdict};
 use smtp::extensions::Extensions;
 use store::Store;
+use tls::report::SessionReports;
 use tracing::debug;
 
 use crate::body::{Body, Conversions, Unfit};
-use crate::dial::Dial;
+use crate::dial::{Dial, Stream};
 use crate::hosts::{Candidate, Hosts};
 use crate::job::Job;
 use crate::line::Line;
 use crate::metrics::Metrics;
+use crate::secure::{self, Unopened, Want};
 use crate::settings::Settings;
 use crate::work::Work;
 
@@ -37,6 +39,10 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// For the order of equal hosts.
     pub randomness: Randomness,
+    /// Secures lines.
+    pub tls: tls::client::Client,
+    /// Hears of every TLS session.
+    pub reports: Arc<dyn SessionReports>,
     /// The counters.
     pub metrics: Metrics,
 }
@@ -45,14 +51,16 @@ pub struct Parts {
 #[derive(Clone)]
 pub struct Deliverer(Arc<Inner>);
 
-struct Inner {
+pub(crate) struct Inner {
     store: Store,
     resolver: Arc<dyn Resolve>,
-    dial: Arc<dyn Dial>,
+    pub(crate) dial: Arc<dyn Dial>,
     settings: RwLock<Arc<Settings>>,
-    clock: Arc<dyn Clock>,
+    pub(crate) clock: Arc<dyn Clock>,
     randomness: Randomness,
-    metrics: Metrics,
+    pub(crate) tls: tls::client::Client,
+    pub(crate) reports: Arc<dyn SessionReports>,
+    pub(crate) metrics: Metrics,
     conversions: Conversions,
 }
 
@@ -66,6 +74,8 @@ impl Deliverer {
             settings: RwLock::new(Arc::new(parts.settings)),
             clock: parts.clock,
             randomness: parts.randomness,
+            tls: parts.tls,
+            reports: parts.reports,
             metrics: parts.metrics,
             conversions: Conversions::default(),
         }))
@@ -84,17 +94,23 @@ impl Deliverer {
         let target = work.target().clone();
         let run = Run { inner: &self.0, settings: &settings, target: &target };
         let mut hosts = run.hosts();
-        let mut line = match run.connect(&mut hosts).await {
-            Ok(line) => line,
-            Err(fault) => return work.unreachable(fault),
+        let mut line = match run.connect(&mut hosts, &Want::of_lane(&target)).await {
+            Ok(line) => Some(line),
+            Err(Unopened::Unreached(fault)) => return work.unreachable(fault),
+            // Each message hears of that by itself: another domain's, or another sender's, may demand less.
+            Err(Unopened::Insecure(_)) => None,
         };
-        while line.used < run.share(&line) {
+        let mut hopeless = Hopeless::default();
+        for _ in 0..settings.messages.max(1) {
+            if line.as_ref().is_some_and(|line| line.used >= run.share(line)) {
+                break;
+            }
             let Some(assignment) = run.next(&mut work, &mut line).await else { break };
             let mut job = Job::new(assignment);
-            run.carry(&mut job, &mut line, &mut hosts).await;
+            run.carry(&mut job, &mut line, &mut hosts, &mut hopeless).await;
             let strayed = run.carry_elsewhere(&mut job, &mut line, &mut hosts).await;
             work.report(run.counted(job)).await;
-            if line.closed().is_some() {
+            if line.as_ref().is_some_and(|line| line.closed().is_some()) {
                 return;
             }
             // The next message is for the first host again.
@@ -102,7 +118,28 @@ impl Deliverer {
                 break;
             }
         }
-        line.quit().await;
+        if let Some(line) = &mut line {
+            line.quit().await;
+        }
+    }
+}
+
+/// Mail of this run for which no host is secure enough, and why: the next message of the kind need not try them all.
+#[derive(Default)]
+struct Hopeless(Vec<(Want, Fault)>);
+
+/// The most kinds of mail that are remembered as hopeless.
+const MOST_HOPELESS: usize = 20;
+
+impl Hopeless {
+    fn get(&self, want: &Want) -> Option<&Fault> {
+        self.0.iter().find(|(kind, _)| kind == want).map(|(_, fault)| fault)
+    }
+
+    fn add(&mut self, want: Want, fault: Fault) {
+        if self.0.len() < MOST_HOPELESS {
+            self.0.push((want, fault));
+        }
     }
 }
 
@@ -119,10 +156,10 @@ enum End {
 }
 
 /// One call of [`Deliverer::run`].
-struct Run<'a> {
-    inner: &'a Inner,
-    settings: &'a Settings,
-    target: &'a Target,
+pub(crate) struct Run<'a> {
+    pub(crate) inner: &'a Inner,
+    pub(crate) settings: &'a Settings,
+    pub(crate) target: &'a Target,
 }
 
 impl Run<'_> {
@@ -131,7 +168,8 @@ impl Run<'_> {
     }
 
     /// The next assignment; meanwhile the peer is listened to, so that its goodbye is not mistaken for a failure later.
-    async fn next<W: Work>(&self, work: &mut W, line: &mut Line) -> Option<Assignment> {
+    async fn next<W: Work>(&self, work: &mut W, line: &mut Option<Line>) -> Option<Assignment> {
+        let Some(line) = line else { return work.next().await };
         let mut next = std::pin::pin!(work.next());
         tokio::select! {
             biased;
@@ -141,56 +179,42 @@ impl Run<'_> {
         next.await
     }
 
-    /// The first host that welcomes us, from where `hosts` stands; else the last fault.
-    async fn connect(&self, hosts: &mut Hosts) -> Result<Line, Fault> {
-        let mut fault = None;
+    /// The first host that welcomes us on a line good enough for this mail, from where `hosts` stands; else why there is none.
+    async fn connect(&self, hosts: &mut Hosts, want: &Want) -> Result<Line, Unopened> {
+        let (mut fault, mut insecure) = (None, None);
         while let Some(candidate) = hosts.next(self.inner.resolver.as_ref(), &mut fault).await {
-            match self.open(candidate).await {
+            match self.open(&candidate, want).await {
                 Ok(line) => {
                     self.inner.metrics.connections.inc();
                     return Ok(line);
                 }
-                Err(refused) => {
+                Err(Unopened::Unreached(refused)) => {
                     debug!(site = %self.target.lane.site, reply = %refused.reply, "host not reached");
                     fault = Some(refused);
                 }
+                Err(Unopened::Insecure(refused)) => {
+                    debug!(site = %self.target.lane.site, reply = %refused.reply, "host not secure");
+                    insecure = Some(refused);
+                }
             }
         }
-        Err(fault.unwrap_or_else(|| Fault::local(451, EnhancedCode::new(4, 4, 1), "no host is left to try")))
-    }
-
-    /// Connects to one address and waits for its welcome.
-    async fn open(&self, candidate: Candidate) -> Result<Line, Fault> {
-        let dial = self.inner.dial.dial(&candidate.endpoint, candidate.from);
-        let stream = match tokio::time::timeout(self.settings.connect, dial).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return Err(self.unconnected(&candidate, &error.to_string())),
-            Err(_) => return Err(self.unconnected(&candidate, "timed out")),
-        };
-        let mut line = Line::new(
-            stream,
-            candidate,
-            self.target.protocol,
-            self.target.source.ehlo.clone(),
-            self.settings.timeouts,
-            Arc::clone(&self.inner.clock),
-            self.inner.metrics.clone(),
-        );
-        match line.event().await {
-            Event::Ready => Ok(line),
-            Event::Closed(closed) => {
-                self.count(&closed);
-                Err(line.fault(closed.reply()))
+        let nobody = || Fault::local(451, EnhancedCode::new(4, 4, 1), "no host is left to try");
+        Err(match (insecure, fault) {
+            // A host that is only away may prove more when it is back.
+            (Some(insecure), Some(fault)) if insecure.is_permanent() && fault.is_transient() => {
+                Unopened::Insecure(fault)
             }
-            // Nothing else comes before a transaction begins without a wish for TLS or AUTH.
-            _ => Err(self.unconnected(&line.candidate, "an answer out of order")),
-        }
+            (Some(insecure), _) => Unopened::Insecure(insecure),
+            (None, fault) => Unopened::Unreached(fault.unwrap_or_else(nobody)),
+        })
     }
 
-    fn unconnected(&self, candidate: &Candidate, why: &str) -> Fault {
-        self.inner.metrics.failed("connect");
-        let text = format!("cannot connect to {} ({}): {why}", candidate.host, candidate.endpoint);
-        Fault::local(421, EnhancedCode::new(4, 4, 1), text)
+    /// A new line to an address.
+    pub(crate) fn line(&self, stream: Box<dyn Stream>, candidate: &Candidate, want: &Want, security: Security) -> Line {
+        let (clock, metrics) = (Arc::clone(&self.inner.clock), self.inner.metrics.clone());
+        let (ehlo, timeouts) = (self.target.source.ehlo.clone(), self.settings.timeouts);
+        let connection = Connection::new(self.target.protocol, ehlo, timeouts, clock.instant()).with_security(security);
+        Line::new(stream, connection, candidate.clone(), want.clone(), clock, metrics)
     }
 
     /// How many messages may go over this connection.
@@ -201,9 +225,10 @@ impl Run<'_> {
 
     /// Offers other hosts what the one at hand can't take: exchanges of one domain may differ in what they offer, and the
     /// first need not decide for all (RFC 5321 §5.1). Whether another one was at hand in the end.
-    async fn carry_elsewhere(&self, job: &mut Job, line: &mut Line, hosts: &mut Hosts) -> bool {
+    async fn carry_elsewhere(&self, job: &mut Job, slot: &mut Option<Line>, hosts: &mut Hosts) -> bool {
         let mut strayed = false;
         for _ in 0..OTHER_HOSTS {
+            let Some(line) = slot else { break };
             hosts.leave(&line.candidate.host);
             if !job.wants_other_host() || hosts.is_empty() {
                 break;
@@ -211,41 +236,42 @@ impl Run<'_> {
             // The lane was granted one connection.
             line.quit().await;
             strayed = true;
-            let Ok(other) = self.connect(hosts).await else { break };
-            *line = other;
+            let Ok(other) = self.connect(hosts, &Want::of_job(self.target, job)).await else { break };
+            *slot = Some(other);
             job.offer_again();
-            self.carry(job, line, hosts).await;
+            self.carry(job, slot, hosts, &mut Hopeless::default()).await;
         }
         job.settle_short();
         strayed
     }
 
     /// Tries one assignment: with as many transactions as its recipients need, on as many hosts as there are.
-    async fn carry(&self, job: &mut Job, line: &mut Line, hosts: &mut Hosts) {
+    async fn carry(&self, job: &mut Job, slot: &mut Option<Line>, hosts: &mut Hosts, hopeless: &mut Hopeless) {
+        let want = Want::of_job(self.target, job);
         let mut fault = None;
         // A connection that was used before may have grown stale: then its host deserves a fresh one.
-        let mut may_be_stale = line.used > 0;
-        if line.closed().is_some() {
+        let mut may_be_stale = slot.as_ref().is_some_and(|line| line.used > 0);
+        if slot.as_ref().is_none_or(|line| line.closed().is_some()) {
             // The peer left while nothing was to be done, which says nothing about this message.
             *hosts = self.hosts();
             may_be_stale = false;
         }
         while !job.is_done() {
-            if line.closed().is_none() && line.used >= self.share(line) {
-                line.quit().await;
+            if !self.keeps(slot, &want).await {
                 *hosts = self.hosts();
                 may_be_stale = false;
             }
-            if line.closed().is_some() {
-                match self.connect(hosts).await {
-                    Ok(fresh) => *line = fresh,
-                    Err(unreached) => {
+            let line = match slot {
+                Some(line) if line.closed().is_none() => line,
+                _ => match self.connect_unless_hopeless(hosts, &want, hopeless).await {
+                    Ok(fresh) => slot.insert(fresh),
+                    Err(Unopened::Insecure(insecure)) => return job.settle_rest(fault.as_ref().unwrap_or(&insecure)),
+                    Err(Unopened::Unreached(unreached)) => {
                         job.connection_failed = true;
-                        job.defer_rest(fault.as_ref().unwrap_or(&unreached));
-                        break;
+                        return job.defer_rest(fault.as_ref().unwrap_or(&unreached));
                     }
-                }
-            }
+                },
+            };
             match self.transact(job, line).await {
                 End::Open => {}
                 End::Left => *hosts = self.hosts(),
@@ -262,6 +288,32 @@ impl Run<'_> {
                 End::Unfit(fault) => job.settle_rest(&fault),
             }
         }
+    }
+
+    /// Ends a line that has carried its share, or that is not good enough for this mail. Whether it is still to be used.
+    async fn keeps(&self, slot: &mut Option<Line>, want: &Want) -> bool {
+        let Some(line) = slot.as_mut().filter(|line| line.closed().is_none()) else { return true };
+        if line.used < self.share(line) && self.suits(line, want).await {
+            return true;
+        }
+        line.quit().await;
+        false
+    }
+
+    async fn connect_unless_hopeless(
+        &self,
+        hosts: &mut Hosts,
+        want: &Want,
+        hopeless: &mut Hopeless,
+    ) -> Result<Line, Unopened> {
+        if let Some(fault) = hopeless.get(want) {
+            return Err(Unopened::Insecure(fault.clone()));
+        }
+        let connected = self.connect(hosts, want).await;
+        if let Err(Unopened::Insecure(fault)) = &connected {
+            hopeless.add(want.clone(), fault.clone());
+        }
+        connected
     }
 
     /// One transaction.
@@ -291,7 +343,7 @@ impl Run<'_> {
             size: body.size,
             body: body.kind,
             utf8: body.utf8 || job.needs_utf8(&recipients),
-            asks: Asks::of(&job.assignment.envelope, self.inner.clock.now()),
+            asks: self.asks(job),
         };
         if let Err(shortfall) = line.connection.begin(transaction, self.inner.clock.instant()) {
             job.falls_short(&recipients, &shortfall.fault());
@@ -344,6 +396,14 @@ impl Run<'_> {
         }
     }
 
+    /// What is asked of the peer beside delivery.
+    fn asks(&self, job: &Job) -> Asks {
+        let envelope = &job.assignment.envelope;
+        let mut asks = Asks::of(envelope, self.inner.clock.now());
+        asks.require_tls = secure::demand(self.target, envelope.tls) == TlsDemand::Required;
+        asks
+    }
+
     /// Those of the next transaction, by our limits and the peer's.
     fn recipients(&self, job: &Job, offered: &Extensions) -> Vec<u32> {
         let limits = offered.limits.unwrap_or_default();
@@ -376,7 +436,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn count(&self, closed: &Closed) {
+    pub(crate) fn count(&self, closed: &Closed) {
         self.inner.metrics.failed(match closed {
             Closed::Quit => return,
             Closed::Refused(_) => "refused",

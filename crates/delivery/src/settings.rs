@@ -9,6 +9,8 @@ use smtp::client::Timeouts;
 pub struct Settings {
     /// How long to wait for a connection to one address.
     pub connect: Duration,
+    /// How long a handshake of TLS may take.
+    pub handshake: Duration,
     /// How long the peer may take for each of its replies (RFC 5321 §4.5.3.2).
     pub timeouts: Timeouts,
     /// The most recipients of one transaction; a peer's LIMITS (RFC 9422) may lower it.
@@ -25,6 +27,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             connect: Duration::from_secs(30),
+            handshake: Duration::from_secs(30),
             timeouts: Timeouts::default(),
             recipients: 100,
             messages: 100,

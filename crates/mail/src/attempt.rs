@@ -11,6 +11,7 @@ use crate::envelope::Envelope;
 use crate::id::MessageId;
 use crate::outcome::Outcome;
 use crate::route::{Lane, Source};
+use crate::tls_level::TargetTls;
 
 /// The protocol spoken to a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -32,6 +33,8 @@ pub struct Target {
     pub source: Source,
     /// The hosts; lower preference first, equal ones are tried in random order.
     pub hosts: Vec<TargetHost>,
+    /// How the lines to them must be secured.
+    pub tls: TargetTls,
 }
 
 /// One host of a target.

@@ -43,4 +43,4 @@ pub use reply::{EnhancedCode, Reply};
 pub use route::{Destination, Lane, Site, Source};
 pub use time::{Clock, SystemClock, Timestamp};
 pub use tls::{TlsFacts, TlsVersion, Verified};
-pub use tls_level::{CertificateName, FoundBy, TargetTls, TlsDemand, TlsLevel};
+pub use tls_level::{CertificateName, FoundBy, TargetTls, TlsLevel};

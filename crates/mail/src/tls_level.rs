@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
-
 use crate::domain::Domain;
 
 /// How a line to a host must be secured.
@@ -59,18 +57,6 @@ impl fmt::Display for TlsLevel {
             _ => Ok(()),
         }
     }
-}
-
-/// What a message demands of TLS on every hop (RFC 8689).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum TlsDemand {
-    /// Nothing: the policies of domains and routes hold.
-    #[default]
-    Default,
-    /// REQUIRETLS: verified TLS to a host that keeps it up, or not at all.
-    Required,
-    /// `TLS-Required: No`: rather in clear than not at all.
-    NotRequired,
 }
 
 /// A name that a certificate must be for.

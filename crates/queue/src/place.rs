@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use dns::{Exchange, Resolve, exchanges, site};
-use mail::{Destination, EnhancedCode, Fault, Host, Lane, Protocol, Site, Target, TargetHost};
+use mail::{Destination, EnhancedCode, Fault, FoundBy, Host, Lane, Protocol, Site, Target, TargetHost, TargetTls};
 
 use crate::routing::{LmtpServer, Route, SmartHost, To, Way};
 use crate::scheduler::{Placement, Resting};
@@ -30,7 +30,7 @@ pub(crate) async fn place(
     let route = rules.routing.of_destination(&way).map_err(|_| Resting::Vanished)?;
     let no_source = || Fault::local(451, EnhancedCode::new(4, 3, 5), "no source to connect from is configured");
     let source = rules.source(route).cloned().ok_or_else(|| Resting::Fault(no_source()))?;
-    let (site, protocol, hosts) = match (&way, route) {
+    let (mut site, protocol, hosts) = match (&way, route) {
         (Way::Exchanges(host), _) => by_exchanges(rules, resolver, host).await.map_err(Resting::Fault)?,
         (Way::Route(_), Some(Route { to: To::SmartHosts(hosts), .. })) => {
             by_smart_hosts(rules, resolver, hosts).await.map_err(Resting::Fault)?
@@ -43,8 +43,27 @@ pub(crate) async fn place(
         (Way::Inside(_), _) => (Site::new(destination.as_str()), Protocol::Smtp, Vec::new()),
         (Way::Route(_), Some(Route { to: To::Mx, .. }) | None) => return Err(Resting::Vanished),
     };
+    let level = rules.tls(route);
+    if route.is_some_and(|route| route.tls.is_some()) && level != rules.settings.tls {
+        // A line that is good enough for one route may not be for another: they must not share a lane.
+        site = Site::new(format!("{site} by tls {level}"));
+    }
+    let tls =
+        TargetTls { level, implicit: route.is_some_and(|route| route.implicit_tls), found: found_by(&way, route) };
     let lane = Lane { source: source.name.clone(), site };
-    Ok((Arc::new(Target { lane, protocol, source, hosts }), rules.placement(route)))
+    Ok((Arc::new(Target { lane, protocol, source, hosts, tls }), rules.placement(route)))
+}
+
+/// Where the names of the hosts come from.
+fn found_by(way: &Way, route: Option<&Route>) -> FoundBy {
+    match (way, route.map(|route| &route.to)) {
+        (Way::Exchanges(Host::Domain(domain)), _) => FoundBy::Recipients(domain.clone()),
+        (Way::Route(_), Some(To::SmartHosts(hosts))) => {
+            let domain = hosts.iter().filter(|host| host.mx).find_map(|host| host.host.domain());
+            domain.map_or(FoundBy::Configuration, |domain| FoundBy::Exchanges(domain.clone()))
+        }
+        _ => FoundBy::Configuration,
+    }
 }
 
 /// Whether a destination's hosts are found without a question to the DNS for each. Routes that lead to the exchanges of

@@ -9,7 +9,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use mail::{Destination, Domain, ForwardPath, Host, Mailbox};
+use mail::{Destination, Domain, ForwardPath, Host, Mailbox, TlsLevel};
 use serde::Serialize;
 use shaping::{Limits, RetrySchedule};
 
@@ -28,6 +28,10 @@ pub struct Route {
     pub retry: Option<RetrySchedule>,
     /// Its own limits instead of the general ones.
     pub limits: Option<Limits>,
+    /// What it demands of TLS with its hosts instead of the general level.
+    pub tls: Option<TlsLevel>,
+    /// Whether TLS begins with the connection and not by STARTTLS (RFC 8314 §3.3).
+    pub implicit_tls: bool,
 }
 
 /// Which recipient domains a route is for.
@@ -145,6 +149,8 @@ pub struct Explanation {
     pub destination: Destination,
     /// The source that connections come from.
     pub source: String,
+    /// What is demanded of TLS.
+    pub tls: String,
 }
 
 /// What a destination's name says.
@@ -382,7 +388,16 @@ mod tests {
 
     fn route(name: &str, matches: Vec<Match>) -> Route {
         let to = To::Lmtp(LmtpServer::Unix("/run/lmtp".into()));
-        Route { name: name.into(), matches, to, source: None, retry: None, limits: None }
+        Route {
+            name: name.into(),
+            matches,
+            to,
+            source: None,
+            retry: None,
+            limits: None,
+            tls: None,
+            implicit_tls: false,
+        }
     }
 
     fn name_for<'a>(table: &'a Routing, text: &str) -> Option<&'a str> {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use dns::Ourselves;
-use mail::{Destination, Domain, ForwardPath, Host, Mailbox, Protocol, Source};
+use mail::{Destination, Domain, ForwardPath, Host, Mailbox, Protocol, Source, TlsLevel};
 use shaping::{BackoffSettings, Limits, RetrySchedule};
 
 use crate::routing::{Explanation, Match, Route, Routing, SettingsError, To, Vanished, Way, host_of};
@@ -30,6 +30,8 @@ pub struct Settings {
     pub retry: RetrySchedule,
     /// Bounds of connections, unless a route says otherwise.
     pub limits: Limits,
+    /// What is demanded of TLS with hosts, unless a route says otherwise.
+    pub tls: TlsLevel,
     /// How long a lane rests whose hosts can't be reached.
     pub backoff: BackoffSettings,
     /// The shares of tenants, campaigns, new mail and retries.
@@ -57,6 +59,7 @@ impl Settings {
             sources: vec![source],
             retry: RetrySchedule::default(),
             limits: Limits::default(),
+            tls: TlsLevel::default(),
             backoff: BackoffSettings::default(),
             weights: Weights::default(),
             windows: Windows::default(),
@@ -110,6 +113,7 @@ impl Rules {
             to: route.map_or(&To::Mx, |route| &route.to).to_string(),
             destination: self.routing.destination(host),
             source: self.source(route).map_or_else(String::new, |source| source.name.to_string()),
+            tls: self.tls(route).to_string(),
         }
     }
 
@@ -152,6 +156,16 @@ impl Rules {
         let named = route.and_then(|route| route.source.as_deref());
         let fits = |source: &&Source| named.is_none_or(|name| &*source.name == name);
         self.settings.sources.iter().find(fits)
+    }
+
+    /// What a route demands of TLS. A store and a listener of our own lie behind no foreign line: there it is used only if
+    /// the route says so.
+    pub(crate) fn tls(&self, route: Option<&Route>) -> TlsLevel {
+        let general = match route.map(|route| &route.to) {
+            Some(To::Lmtp(_) | To::Listener { .. }) => TlsLevel::None,
+            _ => self.settings.tls.clone(),
+        };
+        route.and_then(|route| route.tls.clone()).unwrap_or(general)
     }
 
     /// The bounds of a lane that a route leads to.

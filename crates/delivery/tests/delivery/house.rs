@@ -8,10 +8,15 @@ use delivery::{Deliverer, Metrics, Parts, Settings, TcpDial, Work};
 use dns::testing::Fixed;
 use mail::{
     Assignment, AttemptReport, Clock, Destination, Domain, Envelope, Fault, Lane, Mailbox, MessageId, Outcome,
-    Protocol, Randomness, Recipient, ReversePath, Site, Source, SystemClock, Target, TargetHost, Timestamp, Utf8,
+    Protocol, Randomness, Recipient, ReversePath, Site, Source, SystemClock, Target, TargetHost, TargetTls, Timestamp,
+    Utf8,
 };
+use rustls::RootCertStore;
 use store::{Delivery, NewMessage, Options, RealFiles, Store};
 use tempfile::TempDir;
+use tls::client::Client;
+use tls::mtasts::NoPolicies;
+use tls::report::{SessionReports, TlsSession};
 use tokio::sync::Semaphore;
 
 pub const CONTENT: &str = "Subject: hello\r\n\r\n.dot\r\n";
@@ -21,9 +26,32 @@ pub struct House {
     pub dns: Fixed,
     pub metrics: Metrics,
     pub settings: Settings,
+    /// The authorities that are believed.
+    pub roots: Arc<RootCertStore>,
+    /// What is told of TLS.
+    pub sessions: Arc<Sessions>,
     store: Store,
     queued: VecDeque<Assignment>,
     _folder: TempDir,
+}
+
+/// What was told of TLS sessions.
+#[derive(Debug, Default)]
+pub struct Sessions(Mutex<Vec<TlsSession>>);
+
+impl SessionReports for Sessions {
+    fn session(&self, session: TlsSession) {
+        self.0.lock().unwrap().push(session);
+    }
+}
+
+impl Sessions {
+    /// Each as `domain failure-type`, or `domain good`.
+    pub fn told(&self) -> Vec<String> {
+        let sessions = self.0.lock().unwrap();
+        let kind = |session: &TlsSession| session.failure.as_ref().map_or("good", |failure| failure.kind.as_str());
+        sessions.iter().map(|session| format!("{} {}", session.domain, kind(session))).collect()
+    }
 }
 
 /// What became of a run.
@@ -70,6 +98,8 @@ impl House {
             dns: Fixed::default(),
             metrics: Metrics::default(),
             settings: Settings::default(),
+            roots: Arc::new(RootCertStore::empty()),
+            sessions: Arc::default(),
             store,
             queued: VecDeque::new(),
             _folder: folder,
@@ -125,6 +155,8 @@ impl House {
             settings: self.settings.clone(),
             clock: Arc::new(SystemClock),
             randomness: Randomness::seeded(1),
+            tls: Client::new(Arc::new(self.dns.clone()), Arc::new(NoPolicies), Arc::clone(&self.roots)),
+            reports: self.sessions.clone(),
             metrics: self.metrics.clone(),
         });
         let story = Arc::new(Mutex::new(Story::default()));
@@ -151,6 +183,7 @@ pub fn target(hosts: Vec<TargetHost>) -> Target {
         protocol: Protocol::Smtp,
         source: Source { name: "default".into(), ipv4: None, ipv6: None, ehlo: Domain::parse("us.example").unwrap() },
         hosts,
+        tls: TargetTls::default(),
     }
 }
 

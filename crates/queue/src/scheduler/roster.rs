@@ -335,7 +335,8 @@ fn named(host: &TargetHost) -> (String, u16) {
 /// Whether two targets of one lane are the same hosts, reached the same way.
 fn same_hosts(a: &Target, b: &Target) -> bool {
     let within = |a: &Target, b: &Target| a.hosts.iter().all(|host| b.hosts.iter().any(|other| is_same(host, other)));
-    a.protocol == b.protocol && a.source == b.source && within(a, b) && within(b, a)
+    let same_tls = a.tls.level == b.tls.level && a.tls.implicit == b.tls.implicit;
+    a.protocol == b.protocol && a.source == b.source && same_tls && within(a, b) && within(b, a)
 }
 
 fn is_same(a: &TargetHost, b: &TargetHost) -> bool {

@@ -89,6 +89,8 @@ fn local_route() -> Route {
         source: None,
         retry: None,
         limits: None,
+        tls: None,
+        implicit_tls: false,
     }
 }
 
@@ -180,6 +182,8 @@ async fn literals_smart_hosts_and_their_exchanges_have_sites() {
         source: None,
         retry: None,
         limits: None,
+        tls: None,
+        implicit_tls: false,
     };
     let routes = vec![smart("by-host", "one.example", false), smart("by-mx", "two.example", true)];
     let mut house = House::new(|settings| settings.routes = routes).await;

@@ -6,7 +6,7 @@ mod time;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use mail::{Domain, EnhancedCode, Lane, Protocol, Site, Source, Target, TargetHost};
+use mail::{Domain, EnhancedCode, Lane, Protocol, Site, Source, Target, TargetHost, TargetTls};
 use proptest::prelude::*;
 use shaping::{BackoffSettings, Jitter, Limits};
 use store::Due;
@@ -260,7 +260,7 @@ fn target(site: u64) -> Arc<Target> {
     let source = Source { name: "default".into(), ipv4: None, ipv6: None, ehlo: name.clone() };
     let lane = Lane { source: source.name.clone(), site: Site::new(format!("s{site}")) };
     let hosts = vec![TargetHost::Name { name, port: 25, preference: 0 }];
-    Arc::new(Target { lane, protocol: Protocol::Smtp, source, hosts })
+    Arc::new(Target { lane, protocol: Protocol::Smtp, source, hosts, tls: TargetTls::default() })
 }
 
 fn placement() -> Placement {
