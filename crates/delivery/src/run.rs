@@ -94,13 +94,16 @@ impl Deliverer {
         let target = work.target().clone();
         let run = Run { inner: &self.0, settings: &settings, target: &target };
         let mut hosts = run.hosts();
-        let mut line = match run.connect(&mut hosts, &Want::of_lane(&target)).await {
+        let (mut hopeless, want) = (Hopeless::default(), Want::of_lane(&target));
+        let mut line = match run.connect(&mut hosts, &want).await {
             Ok(line) => Some(line),
             Err(Unopened::Unreached(fault)) => return work.unreachable(fault),
             // Each message hears of that by itself: another domain's, or another sender's, may demand less.
-            Err(Unopened::Insecure(_)) => None,
+            Err(Unopened::Insecure(fault)) => {
+                hopeless.add(want, fault);
+                None
+            }
         };
-        let mut hopeless = Hopeless::default();
         for _ in 0..settings.messages.max(1) {
             if line.as_ref().is_some_and(|line| line.used >= run.share(line)) {
                 break;

@@ -110,6 +110,7 @@ fn text(answer: &Answer) -> String {
     }
     line("goes to", &routing.to);
     line("from source", &routing.source);
+    line("over TLS", &routing.tls);
     line("scheduled as", routing.destination.as_str());
     match &answer.accepted_by {
         Some(place) => line("accepted", &format!("from everybody ({place})")),

@@ -64,10 +64,17 @@ fn check(path: &Path, json: bool) -> Result<ExitCode, Failure> {
         Ok(loaded) => (&loaded.warnings, true),
         Err(problems) => (problems, false),
     };
+    let dnssec = match &result {
+        Ok(loaded) => Some(server::check_dnssec(&loaded.configuration)?),
+        Err(_) => None,
+    };
     if json {
-        output::json(&serde_json::json!({ "usable": usable, "problems": problems.to_json() }))?;
+        output::json(&serde_json::json!({ "usable": usable, "problems": problems.to_json(), "dnssec": dnssec }))?;
     } else {
         eprint!("{}", problems.render(std::io::stderr().is_terminal()));
+        if let Some(dnssec) = dnssec {
+            output::line(dnssec)?;
+        }
         match (&result, problems.len()) {
             (Ok(loaded), 0) => output::line(format!("{}: good", files(loaded)))?,
             (Ok(loaded), 1) => output::line(format!("{}: can be used, with 1 warning", files(loaded)))?,

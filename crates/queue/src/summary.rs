@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use mail::{Act, Destination, MessageId, Outcome, Site, Timestamp};
+use mail::{Act, Delivered, Destination, MessageId, Outcome, Site, Timestamp};
 use serde::{Deserialize, Serialize};
 use store::{Counters, Delivery, Notice, RecipientStatus, Schedule, StoredMessage};
 
@@ -332,6 +332,9 @@ impl From<crate::scheduler::LaneState> for LaneSummary {
 
 fn reply(outcome: &Outcome) -> Option<String> {
     match outcome {
+        Outcome::Delivered(Delivered { reply, tls: Some(tls), .. }) => {
+            Some(format!("{reply} ({tls}, verified: {})", tls.verified.word()))
+        }
         Outcome::Delivered(delivered) => Some(delivered.reply.to_string()),
         Outcome::Deferred(fault) | Outcome::Failed(fault) => Some(fault.to_string()),
         Outcome::Expired(fault) => fault.as_ref().map(ToString::to_string),

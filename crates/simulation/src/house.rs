@@ -58,7 +58,7 @@ impl House {
             Metrics::default(),
         )?;
         tokio::spawn(driver.run());
-        let resolver = Arc::new(SimResolver(scene.clone()));
+        let resolver: Arc<dyn dns::Resolve> = Arc::new(SimResolver(scene.clone()));
         let metrics = queue::Metrics::default();
         let queue = Queue::new(queue::Parts {
             store: store.clone(),
@@ -75,6 +75,9 @@ impl House {
             Some(Planted::LostScheduleEntry) => queue.plant(queue::Planted::LostScheduleEntry),
             _ => {}
         }
+        // No host of the world offers TLS, so nobody's word on certificates is asked for.
+        let nobody = Arc::new(tls::RootCertStore::empty());
+        let tls = tls::client::Client::new(Arc::clone(&resolver), Arc::new(tls::mtasts::NoPolicies), nobody);
         let deliverer = Deliverer::new(delivery::Parts {
             store: store.clone(),
             resolver,
@@ -82,6 +85,8 @@ impl House {
             settings: delivery::Settings::default(),
             clock: clock.clone(),
             randomness: random.clone(),
+            tls,
+            reports: Arc::new(tls::report::NoReports),
             metrics: delivery::Metrics::default(),
         });
         let incoming = reception::Metrics::default();

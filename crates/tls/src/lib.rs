@@ -17,6 +17,7 @@ pub mod web;
 pub use facts::session_facts;
 pub use https::{Https, HttpsError};
 pub use roots::{RootsError, roots};
+pub use rustls::RootCertStore;
 pub use server::{
     Acceptor, AcceptorSettings, Ask, Authorities, ClientCertificates, ClientRule, Grant, Identities, Identity,
     IdentityError, IdentityFacts, PeerCertificate, SelfSignedError, Shown, Version, self_signed,

@@ -5,3 +5,4 @@ mod failures;
 mod house;
 mod peer;
 mod reuse;
+mod tls_levels;

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::outgoing_tls::OutgoingTls;
 use super::types::minutes;
 use super::units::{Address, Listed, Period, Size};
 
@@ -22,6 +23,10 @@ pub struct Delivery {
     /// The most connections over all sites at once.
     #[schemars(range(min = 1))]
     pub connections: u32,
+    /// What is demanded of TLS with hosts, unless a route says otherwise.
+    pub tls: OutgoingTls,
+    /// How long a TLS handshake may take.
+    pub tls_time: Period,
     /// How long a site whose hosts cannot be reached rests at first; the rest doubles each time.
     pub rest_first: Period,
     /// The longest rest.
@@ -66,6 +71,8 @@ impl Default for Delivery {
             connections_per_site: 20,
             connections_per_source: 500,
             connections: 2000,
+            tls: OutgoingTls::default(),
+            tls_time: Period(std::time::Duration::from_secs(30)),
             rest_first: minutes(1),
             rest_most: minutes(30),
             recipients: 100,
@@ -91,6 +98,7 @@ impl Delivery {
     pub fn to_settings(&self) -> delivery::Settings {
         delivery::Settings {
             connect: self.connect_time.0,
+            handshake: self.tls_time.0,
             timeouts: smtp::client::Timeouts {
                 greeting: self.greeting_time.0,
                 hello: self.ehlo_time.0,

@@ -159,8 +159,12 @@ pub fn words(schema: &Json) -> Vec<&str> {
 pub fn expected(schema: &Json) -> String {
     if let Some(alternatives) = schema["anyOf"].as_array() {
         let mut real = alternatives.iter().filter(|one| one["type"] != "null");
-        let (first, several) = (real.next().unwrap_or(schema), real.next().is_some());
-        return if several { format!("one or several: {}", expected(first)) } else { expected(first) };
+        let first = real.next().unwrap_or(schema);
+        return match real.next().map(|second| kinds(second).first() == Some(&"object")) {
+            None => expected(first),
+            Some(true) => format!("{}, or a table", expected(first)),
+            Some(false) => format!("one or several: {}", expected(first)),
+        };
     }
     let words = words(schema);
     if !words.is_empty() {

@@ -68,6 +68,7 @@ fn routes(configuration: &Configuration, places: &Places, problems: &mut Vec<Pro
             problems.push(places.problem(&named, "this cannot be a route's name", cure));
         }
         next_hops(route, &path, configuration, places, problems);
+        route_tls(route, &path, places, problems);
         if let Some(source) = &route.source
             && !configuration.source_names().any(|name| name == source)
         {
@@ -89,7 +90,7 @@ fn routes(configuration: &Configuration, places: &Places, problems: &mut Vec<Pro
 
 fn next_hops(route: &Route, path: &str, configuration: &Configuration, places: &Places, problems: &mut Vec<Problem>) {
     let to = format!("{path}.to");
-    let smart = |hop: &NextHop| matches!(hop, NextHop::Host(..) | NextHop::ExchangesOf(..));
+    let smart = |hop: &NextHop| matches!(hop, NextHop::Host(..) | NextHop::SecureHost(..) | NextHop::ExchangesOf(..));
     if route.to.0.len() > 1 && !route.to.0.iter().all(smart) {
         problems.push(
             places
@@ -103,6 +104,25 @@ fn next_hops(route: &Route, path: &str, configuration: &Configuration, places: &
             let place = listed_path(&to, item, places);
             problems.push(places.problem(&place, format!("there is no listener `{name}`"), ""));
         }
+    }
+}
+
+fn route_tls(route: &Route, path: &str, places: &Places, problems: &mut Vec<Problem>) {
+    let secure = |hop: &NextHop| matches!(hop, NextHop::SecureHost(..));
+    let (some, all) = (route.to.0.iter().any(secure), route.to.0.iter().all(secure));
+    if some && !all {
+        let problem = places.problem(&format!("{path}.to"), "smtps:// and other hosts cannot stand in one list", "");
+        problems.push(problem.help("make another route for them"));
+    }
+    let Some(tls) = &route.tls else { return };
+    let path = format!("{path}.tls");
+    tls.judge(&path, places, problems);
+    let is_none = tls.to_level() == mail::TlsLevel::None;
+    if some && is_none {
+        problems.push(places.problem(&path, "smtps:// is TLS", "").help("write smtp://, or leave `tls` out"));
+    }
+    if !is_none && route.to.0.iter().any(|hop| matches!(hop, NextHop::LmtpSocket(_))) {
+        problems.push(places.problem(&path, "there is no TLS on a Unix socket", "").help("leave `tls` out"));
     }
 }
 
@@ -130,6 +150,7 @@ fn times(configuration: &Configuration, places: &Places, problems: &mut Vec<Prob
         }
     }
     let delivery = &configuration.delivery;
+    delivery.tls.judge("delivery.tls", places, problems);
     if delivery.rest_first > delivery.rest_most {
         let label = "longer than `rest_most`";
         problems.push(places.problem("delivery.rest_first", "the first rest is longer than the longest", label));
@@ -142,6 +163,7 @@ fn times(configuration: &Configuration, places: &Places, problems: &mut Vec<Prob
         ("limits.session_time", configuration.limits.session_time),
         ("delivery.rest_first", delivery.rest_first),
         ("delivery.connect_time", delivery.connect_time),
+        ("delivery.tls_time", delivery.tls_time),
         ("delivery.greeting_time", delivery.greeting_time),
         ("delivery.ehlo_time", delivery.ehlo_time),
         ("delivery.mail_time", delivery.mail_time),

@@ -16,6 +16,7 @@ mod judge;
 mod limits;
 mod listener;
 mod nexthop;
+mod outgoing_tls;
 mod places;
 mod problem;
 mod reference;
@@ -28,6 +29,7 @@ use std::path::Path;
 
 pub use listener::{Endings, Listener, Protocol, Role};
 pub use nexthop::NextHop;
+pub use outgoing_tls::{Fingerprint, OutgoingTls};
 pub use places::Places;
 pub use problem::{Problem, Problems};
 pub use reference::reference;

@@ -14,6 +14,8 @@ use super::units::text_form;
 
 /// The port of SMTP between servers.
 const SMTP_PORT: u16 = 25;
+/// The port of SMTP with TLS from the first octet on (RFC 8314 §3.3).
+const SMTPS_PORT: u16 = 465;
 /// The port of LMTP, by custom: none is registered.
 const LMTP_PORT: u16 = 24;
 
@@ -24,6 +26,8 @@ pub enum NextHop {
     Mx,
     /// `relay.example.net:587` or `smtp://relay.example.net`: this host.
     Host(Host, u16),
+    /// `smtps://relay.example.net`: this host, with TLS from the first octet on.
+    SecureHost(Host, u16),
     /// `mx://example.net`: the mail exchanges of this domain.
     ExchangesOf(Host, u16),
     /// `lmtp://127.0.0.1:24`: a local store over TCP.
@@ -36,7 +40,7 @@ pub enum NextHop {
 text_form!(
     NextHop,
     "next-hop",
-    "\"mx\", \"host:port\", \"mx://domain\", \"lmtp://host:port\", \"lmtp:/path\" or \"listener:name\"",
+    "\"mx\", \"host:port\", \"smtps://host:port\", \"mx://domain\", \"lmtp://host:port\", \"lmtp:/path\" or \"listener:name\"",
     "relay.example.net:25"
 );
 
@@ -56,9 +60,10 @@ impl FromStr for NextHop {
         let (scheme, rest) = text.split_once("://").unwrap_or(("smtp", text));
         let (make, port): (fn(Host, u16) -> Self, u16) = match scheme {
             "smtp" => (NextHop::Host, SMTP_PORT),
+            "smtps" => (NextHop::SecureHost, SMTPS_PORT),
             "mx" => (NextHop::ExchangesOf, SMTP_PORT),
             "lmtp" => (NextHop::Lmtp, LMTP_PORT),
-            _ => return Err(format!("`{scheme}` is none of smtp, mx and lmtp")),
+            _ => return Err(format!("`{scheme}` is none of smtp, smtps, mx and lmtp")),
         };
         let (host, port) = host_and_port(rest, port)?;
         if scheme == "mx" && host.domain().is_none() {
@@ -99,6 +104,7 @@ impl fmt::Display for NextHop {
         match self {
             NextHop::Mx => f.write_str("mx"),
             NextHop::Host(name, port) => write!(f, "{}:{port}", host(name)),
+            NextHop::SecureHost(name, port) => write!(f, "smtps://{}:{port}", host(name)),
             NextHop::ExchangesOf(name, port) => write!(f, "mx://{}:{port}", host(name)),
             NextHop::Lmtp(name, port) => write!(f, "lmtp://{}:{port}", host(name)),
             NextHop::LmtpSocket(path) => write!(f, "lmtp:{}", path.display()),
@@ -117,6 +123,7 @@ mod tests {
             ("mx", "mx"),
             ("relay.example.net", "relay.example.net:25"),
             ("smtp://relay.example.net:587", "relay.example.net:587"),
+            ("smtps://relay.example.net", "smtps://relay.example.net:465"),
             ("192.0.2.1:2525", "192.0.2.1:2525"),
             ("[2001:db8::1]:25", "[2001:db8::1]:25"),
             ("[2001:db8::1]", "[2001:db8::1]:25"),

@@ -118,7 +118,7 @@ pub struct Route {
     /// The recipient domains it is for.
     pub domains: Listed<Pattern>,
     /// Where it leads: `"mx"` (the mail exchanges of the recipient's domain), one or several hosts `"host:port"` that
-    /// are tried in order, `"mx://domain"` (the mail exchanges of that domain), `"lmtp://host:port"`, `"lmtp:/path"`
+    /// are tried in order, `"smtps://host:port"` (TLS from the first octet on; port 465 if not given), `"mx://domain"` (the mail exchanges of that domain), `"lmtp://host:port"`, `"lmtp:/path"`
     /// (a Unix socket), or `"listener:name"` (another listener of this server).
     pub to: Listed<NextHop>,
     /// The source to connect from, by name.
@@ -127,6 +127,9 @@ pub struct Route {
     /// Its own retry times; what it leaves out is taken from `[retry]`.
     #[serde(default)]
     pub retry: RouteRetry,
+    /// What is demanded of TLS with its hosts; `delivery.tls` if not set, and no TLS to LMTP servers and listeners.
+    #[serde(default)]
+    pub tls: Option<super::OutgoingTls>,
     /// The most connections to a site of this route at once; `delivery.connections_per_site` if not set.
     #[serde(default)]
     #[schemars(range(min = 1))]

@@ -56,6 +56,7 @@ pub fn check(format: &str, text: &str) -> Result<(), String> {
         "socket-address" => by::<Address>(text),
         "ip-address" => by::<Ip>(text),
         "next-hop" => by::<super::NextHop>(text),
+        "fingerprint" => by::<super::Fingerprint>(text),
         _ => Ok(()),
     }
 }

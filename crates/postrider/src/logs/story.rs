@@ -49,6 +49,8 @@ fn attempted(event: &Event) {
         source = lane.as_ref().map(|lane| &*lane.source),
         host = answer.host,
         address = answer.address.map(tracing::field::display),
+        tls = answer.tls.map(tracing::field::display),
+        verified = answer.tls.map(|tls| tls.verified.word()),
         reply = answer.reply.as_deref(),
         author = answer.author,
         attempts,
@@ -68,6 +70,7 @@ fn acted(message: MessageId, act: &Act, what: &str) {
 struct Answer<'a> {
     host: Option<&'a str>,
     address: Option<std::net::IpAddr>,
+    tls: Option<&'a mail::TlsFacts>,
     reply: Option<String>,
     author: Option<&'a str>,
 }
@@ -78,6 +81,7 @@ impl<'a> Answer<'a> {
             Outcome::Delivered(delivered) => Self {
                 host: Some(&delivered.host),
                 address: delivered.address,
+                tls: delivered.tls.as_ref(),
                 reply: Some(delivered.reply.to_string()),
                 author: None,
             },
@@ -85,7 +89,7 @@ impl<'a> Answer<'a> {
                 let reply = Some(fault.reply.to_string());
                 match &fault.by {
                     FaultSource::Peer { host, address } => {
-                        Self { host: Some(host), address: *address, reply, author: None }
+                        Self { host: Some(host), address: *address, reply, ..Self::default() }
                     }
                     FaultSource::Local => Self { reply, ..Self::default() },
                 }

@@ -8,6 +8,7 @@
 //! The end goes the other way round: no new connections, open transactions finish within the limit, deliveries under
 //! way finish within the limit, and the store is closed. Whatever the limit cuts off is still queued.
 
+mod dnssec;
 mod files;
 mod intake;
 mod metrics;
@@ -36,6 +37,7 @@ use rooms::Rooms;
 use signals::{Signal, Signals};
 use supervision::Handed;
 
+pub use dnssec::check as check_dnssec;
 pub use metrics::Meters;
 pub use privileges::keep_private;
 pub use rooms::CONTROL_SOCKET;
@@ -71,6 +73,9 @@ pub enum ServeError {
     /// See the inner error.
     #[error(transparent)]
     Secret(#[from] directory::SecretError),
+    /// See the inner error.
+    #[error(transparent)]
+    Roots(#[from] tls::RootsError),
     /// See the inner error.
     #[error("cannot look up names: {0}")]
     Dns(#[from] dns::SetupError),

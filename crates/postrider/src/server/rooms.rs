@@ -55,7 +55,10 @@ impl Rooms {
         directory.configure(settings::accounts(&loaded, &secret, &tables)?)?;
         let dns_metrics = dns::Metrics::register(meters.registry());
         let resolver = dns::Resolver::new(configuration.dns.to_settings(), Arc::clone(&clock), dns_metrics)?;
+        super::dnssec::tell(resolver.clone());
         let resolver: Arc<dyn dns::Resolve> = Arc::new(resolver);
+        let roots = tls::roots(None)?;
+        let tls = tls::client::Client::new(Arc::clone(&resolver), Arc::new(tls::mtasts::NoPolicies), roots);
         let queue = Queue::new(queue::Parts {
             store: store.clone(),
             resolver: Arc::clone(&resolver),
@@ -72,6 +75,8 @@ impl Rooms {
             settings: settings::delivery(configuration),
             clock,
             randomness,
+            tls,
+            reports: Arc::new(tls::report::NoReports),
             metrics: delivery::Metrics::register(meters.registry()),
         });
         intake.open(QueueIntake::new(queue.clone()));

@@ -9,7 +9,8 @@ use shaping::{BackoffSettings, Intervals, Jitter, Limits, RetrySchedule};
 use super::files;
 use super::supervision::Handed;
 use crate::config::{
-    Configuration, Endings, Listener, Loaded, NextHop, OddLocalParts, Pattern, Protocol, Retry, Role, Route,
+    Configuration, Endings, Listener, Loaded, NextHop, OddLocalParts, OutgoingTls, Pattern, Protocol, Retry, Role,
+    Route,
 };
 
 /// What cannot be expressed, although every value is right by itself.
@@ -155,6 +156,7 @@ pub fn queue(configuration: &Configuration) -> Result<queue::Settings, SettingsE
         sources: sources(configuration),
         retry: schedule(&configuration.retry, configuration, "[retry]")?,
         limits,
+        tls: configuration.delivery.tls.to_level(),
         backoff: BackoffSettings {
             first: delivery.rest_first.0,
             most: delivery.rest_most.0,
@@ -221,6 +223,8 @@ fn one_route(route: &Route, configuration: &Configuration, general: &Limits) -> 
         to: next_hop(route, configuration)?,
         source: route.source.clone(),
         retry,
+        tls: route.tls.as_ref().map(OutgoingTls::to_level),
+        implicit_tls: route.to.0.iter().any(|hop| matches!(hop, NextHop::SecureHost(..))),
         limits: route.connections_per_site.map(|per_site| Limits { per_site, ..general.clone() }),
         name,
     })
@@ -230,7 +234,9 @@ fn next_hop(route: &Route, configuration: &Configuration) -> Result<queue::To, S
     let mut hosts = Vec::new();
     for hop in &route.to.0 {
         match hop {
-            NextHop::Host(host, port) => hosts.push(queue::SmartHost { host: host.clone(), port: *port, mx: false }),
+            NextHop::Host(host, port) | NextHop::SecureHost(host, port) => {
+                hosts.push(queue::SmartHost { host: host.clone(), port: *port, mx: false })
+            }
             NextHop::ExchangesOf(host, port) => {
                 hosts.push(queue::SmartHost { host: host.clone(), port: *port, mx: true });
             }

@@ -3,10 +3,10 @@
 use std::io;
 use std::sync::Arc;
 
-use mail::{TlsFacts, TlsVersion};
+use mail::TlsFacts;
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::{CertificateError, ClientConfig, Error, OtherError, ProtocolVersion};
+use rustls::{CertificateError, ClientConfig, Error, OtherError};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
@@ -102,23 +102,9 @@ impl Client {
 fn secured(connection: &rustls::ClientConnection, policy: &Policy) -> Result<Secured, TlsFailure> {
     let chain: Vec<CertificateDer<'static>> = connection.peer_certificates().unwrap_or_default().to_vec();
     let verified = policy.judge(&chain, UnixTime::now())?;
-    let version = match connection.protocol_version() {
-        Some(ProtocolVersion::TLSv1_3) => TlsVersion::V1_3,
-        _ => TlsVersion::V1_2,
-    };
-    let cipher = connection.negotiated_cipher_suite().map_or("unknown", |suite| iana_name(suite.suite()));
-    Ok(Secured { facts: TlsFacts { version, cipher: cipher.to_owned(), verified }, chain })
-}
-
-/// IANA's name of a cipher suite; rustls drops the `TLS_` prefix only in names of its own for TLS 1.3.
-fn iana_name(suite: rustls::CipherSuite) -> &'static str {
-    let name = suite.as_str().unwrap_or("unknown");
-    match name {
-        "TLS13_AES_128_GCM_SHA256" => "TLS_AES_128_GCM_SHA256",
-        "TLS13_AES_256_GCM_SHA384" => "TLS_AES_256_GCM_SHA384",
-        "TLS13_CHACHA20_POLY1305_SHA256" => "TLS_CHACHA20_POLY1305_SHA256",
-        name => name,
-    }
+    let unfinished = || TlsFailure::new(FailureType::ValidationFailure, "the TLS handshake did not end");
+    let facts = crate::session_facts(connection, verified).ok_or_else(unfinished)?;
+    Ok(Secured { facts, chain })
 }
 
 /// What a broken handshake means: `Ok` where the certificate was refused, by our verifier or the library's.

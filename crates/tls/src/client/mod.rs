@@ -89,18 +89,3 @@ impl Client {
         self.0.broken_hosts.contains_key(host)
     }
 }
-
-/// The authorities that the system trusts; those of Mozilla where it has none.
-pub fn system_roots() -> Arc<RootCertStore> {
-    let mut roots = RootCertStore::empty();
-    let found = rustls_native_certs::load_native_certs();
-    for error in &found.errors {
-        tracing::warn!(%error, "some of the system's certificate authorities cannot be read");
-    }
-    let (taken, odd) = roots.add_parsable_certificates(found.certs);
-    if taken == 0 {
-        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    }
-    tracing::debug!(taken, odd, "certificate authorities");
-    Arc::new(roots)
-}
