@@ -89,6 +89,14 @@ pub enum Command {
         #[command(subcommand)]
         command: AccountCommand,
     },
+    /// Look after the certificate that the running server gets from an authority by ACME.
+    #[command(after_help = "Examples:\n  postrider acme status\n  postrider acme renew")]
+    Acme {
+        #[command(flatten)]
+        reach: Reach,
+        #[command(subcommand)]
+        command: AcmeCommand,
+    },
     /// Tell how the running server is.
     Status {
         #[command(flatten)]
@@ -231,6 +239,19 @@ pub struct Reach {
     /// The control socket; by default that of the configuration's store.
     #[arg(long, global = true, value_name = "PATH")]
     pub socket: Option<PathBuf>,
+}
+
+/// What to do with the certificate from an authority.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum AcmeCommand {
+    /// Tell until when it is good, when the next one will be got, and what went wrong.
+    Status {
+        /// Print it as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Get a new one now; the log tells how that goes.
+    Renew,
 }
 
 /// The sandbox.

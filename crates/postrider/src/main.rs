@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod account_command;
+mod acme_command;
 mod cli;
 mod config;
 mod control;
@@ -47,6 +48,7 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Explain { recipient, json } => explain::run(&cli.config, recipient, *json)?,
         Command::Queue { reach, command } => queue_command::run(&socket(cli, reach)?, command)?,
         Command::Account { command } => account_command::run(&cli.config, command)?,
+        Command::Acme { reach, command } => acme_command::run(&socket(cli, reach)?, *command)?,
         Command::Status { reach, json } => queue_command::status(&socket(cli, reach)?, *json)?,
         Command::Metrics { reach } => queue_command::metrics(&socket(cli, reach)?)?,
         Command::Completions { shell } => {
@@ -59,7 +61,10 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
 }
 
 fn check(path: &Path, json: bool) -> Result<ExitCode, Failure> {
-    let result = config::load(path);
+    let (result, notes) = match config::load(path) {
+        Ok(loaded) => with_files(loaded),
+        Err(problems) => (Err(problems), Vec::new()),
+    };
     let (problems, usable) = match &result {
         Ok(loaded) => (&loaded.warnings, true),
         Err(problems) => (problems, false),
@@ -69,8 +74,12 @@ fn check(path: &Path, json: bool) -> Result<ExitCode, Failure> {
         Err(_) => None,
     };
     if json {
-        output::json(&serde_json::json!({ "usable": usable, "problems": problems.to_json(), "dnssec": dnssec }))?;
+        let problems = problems.to_json();
+        output::json(&serde_json::json!({ "usable": usable, "problems": problems, "notes": notes, "dnssec": dnssec }))?;
     } else {
+        for note in &notes {
+            output::line(note)?;
+        }
         eprint!("{}", problems.render(std::io::stderr().is_terminal()));
         if let Some(dnssec) = dnssec {
             output::line(dnssec)?;
@@ -83,6 +92,17 @@ fn check(path: &Path, json: bool) -> Result<ExitCode, Failure> {
         }
     }
     Ok(if usable { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The same, with what is found in the files that the configuration names, and what is worth knowing of them.
+fn with_files(loaded: config::Loaded) -> (Result<config::Loaded, Problems>, Vec<String>) {
+    let (found, notes) = config::inspect_files(&loaded.configuration, &loaded.places);
+    let config::Loaded { configuration, places, warnings } = loaded;
+    let problems = warnings.and(found);
+    match problems.fatal() {
+        true => (Err(problems), Vec::new()),
+        false => (Ok(config::Loaded { configuration, places, warnings: problems }), notes),
+    }
 }
 
 fn files(loaded: &config::Loaded) -> String {

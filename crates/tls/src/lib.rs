@@ -19,6 +19,8 @@ pub use https::{Https, HttpsError};
 pub use roots::{RootsError, roots};
 pub use rustls::RootCertStore;
 pub use server::{
-    Acceptor, AcceptorSettings, Ask, Authorities, ClientCertificates, ClientRule, Grant, Identities, Identity,
-    IdentityError, IdentityFacts, PeerCertificate, SelfSignedError, Shown, Version, self_signed,
+    Acceptor, AcceptorSettings, Acme, AcmeError, AcmeSettings, AcmeStatus, Ask, Authorities, CertificateMetrics,
+    CertificateSettings, CertificateSource, Certificates, CertificatesError, Challenge, ClientCertificates, ClientRule,
+    Grant, Identities, Identity, IdentityError, IdentityFacts, Kept, PeerCertificate, Proofs, SelfSignedError, Shown,
+    Version, self_signed,
 };

@@ -21,6 +21,8 @@ use crate::server::{ACME_TLS, Acceptor};
 
 /// Connections that are served at a time.
 const MOST_CONNECTIONS: usize = 256;
+/// Connections that the operating system keeps until they are accepted.
+const BACKLOG: i32 = 256;
 /// How long a connection may last, handshake included.
 const TIME: Duration = Duration::from_secs(20);
 /// How long the head of a request may take.
@@ -29,6 +31,19 @@ const HEAD_TIME: Duration = Duration::from_secs(10);
 const HEAD: usize = 8 << 10;
 /// How long the accepting of connections pauses when the operating system has no more files or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Opens a socket for it. An IPv6 address takes no IPv4 connections along.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // A restart need not wait for old connections to leave TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
 
 /// A listening socket with what is answered there. The routes are fixed; what they answer may change.
 pub struct Web {

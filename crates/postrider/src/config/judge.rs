@@ -15,6 +15,7 @@ pub fn judge(configuration: &Configuration, places: &Places) -> Vec<Problem> {
     relay(configuration, places, &mut problems);
     super::listener::judge(configuration, places, &mut problems);
     super::accounts::judge(configuration, places, &mut problems);
+    super::tls::judge(configuration, places, &mut problems);
     sources(configuration, places, &mut problems);
     routes(configuration, places, &mut problems);
     own_domains(configuration, places, &mut problems);

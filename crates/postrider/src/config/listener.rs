@@ -28,6 +28,9 @@ pub struct Listener {
     /// `submissions`.
     #[serde(default)]
     pub tls: Option<TlsUse>,
+    /// The oldest version of TLS that is spoken here; `tls.minimum` if not set.
+    #[serde(default)]
+    pub tls_minimum: Option<super::tls::TlsVersion>,
     /// AUTH, which is never offered outside TLS. If not set: `required` for `submission` and `submissions`, `off`
     /// otherwise.
     #[serde(default)]
@@ -120,6 +123,7 @@ impl Listener {
             address: Listed(addresses.collect()),
             role: Role::Relay,
             tls: None,
+            tls_minimum: None,
             auth: None,
             protocol: Protocol::Smtp,
             endings: None,

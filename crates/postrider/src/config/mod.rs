@@ -21,19 +21,21 @@ mod places;
 mod problem;
 mod reference;
 mod source;
+mod tls;
 mod tree;
 mod types;
 mod units;
 
 use std::path::Path;
 
-pub use listener::{Endings, Listener, Protocol, Role};
+pub use listener::{Endings, Listener, Protocol, Role, TlsUse};
 pub use nexthop::NextHop;
 pub use outgoing_tls::{Fingerprint, OutgoingTls};
 pub use places::Places;
 pub use problem::{Problem, Problems};
 pub use reference::reference;
 pub use source::Sources;
+pub use tls::{AcmeChallenge, ClientCertificate, TlsVersion, inspect_files};
 pub use types::*;
 pub use units::*;
 

@@ -66,6 +66,12 @@ impl Problems {
         Self { sources, list }
     }
 
+    /// These and more.
+    pub fn and(mut self, more: Vec<Problem>) -> Self {
+        self.list.extend(more);
+        Self::new(self.sources, self.list)
+    }
+
     /// Whether one of them is an error.
     pub fn fatal(&self) -> bool {
         self.list.iter().any(|problem| problem.severity == Severity::Error)

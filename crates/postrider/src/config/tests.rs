@@ -141,6 +141,47 @@ fn a_listener_that_contradicts_its_role_is_an_error() {
 }
 
 #[test]
+fn contradictions_about_tls_are_errors() {
+    let sha = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+    let client = |keys: &str| format!("[[client_certificate]]\n{keys}");
+    for (text, wanted) in [
+        ("[tls]\nhandshake_time = \"0s\"".to_owned(), "`tls.handshake_time` must be longer than nothing"),
+        ("[tls]\nminimum = \"1.1\"".to_owned(), "`tls.minimum` takes \"1.2\" or \"1.3\""),
+        (
+            "[[listener]]\nname = \"a\"\naddress = \"[::1]:26\"\ntls = \"off\"\ntls_minimum = \"1.3\"".to_owned(),
+            "`tls_minimum` means nothing without TLS",
+        ),
+        ("[acme]\ncontact = [\"a@b.test\"]".to_owned(), "`acme.names` is missing"),
+        (
+            "[acme]\nnames = [\"mx.test\"]\ndirectory = \"http://ca.test\"".to_owned(),
+            "`acme.directory` takes the address of a directory",
+        ),
+        (
+            "[acme]\nnames = [\"mx.test\"]\ncontact = [\"mailto:a@b.test\"]".to_owned(),
+            "`acme.contact` takes mail addresses",
+        ),
+        (
+            "[acme]\nnames = [\"mx.test\"]\nexternal_account = \"a\"".to_owned(),
+            "`external_account` and `external_account_key` belong together",
+        ),
+        (client("relay = true"), "a client is known by one of"),
+        (client("name = \"a.test\"\nrelay = true"), "`name` and `authority` belong together"),
+        (client(&format!("fingerprint = \"{sha}\"")), "this certificate is good for nothing"),
+        (
+            client("fingerprint = \"9f86\"\nrelay = true"),
+            "`client_certificate[0].fingerprint` takes a SHA-256 in hexadecimal digits",
+        ),
+    ] {
+        let found = problems(&format!("hostname = \"mx.test\"\n{text}\n"));
+        assert!(found.contains(&format!("× {wanted}")), "{wanted} in {found}");
+    }
+    let configuration =
+        good(&format!("hostname = \"mx.test\"\n{}", client(&format!("fingerprint = \"{sha}\"\nrelay = true"))));
+    let fingerprint = configuration.client_certificate[0].fingerprint.expect("it is set");
+    assert_eq!((fingerprint.0[0], fingerprint.to_string().as_str()), (0x9f, sha));
+}
+
+#[test]
 fn a_role_decides_what_is_not_set() {
     let listener = |role: &str| {
         let text =

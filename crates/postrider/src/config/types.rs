@@ -57,6 +57,18 @@ pub struct Configuration {
     /// addresses the system chooses.
     #[serde(default)]
     pub source: Vec<Source>,
+    /// TLS for those who connect to this server.
+    #[serde(default)]
+    pub tls: super::tls::Tls,
+    /// The certificates of this server. Without any, and without `[acme]`, a self-signed one is made.
+    #[serde(default)]
+    pub certificate: Vec<super::tls::Certificate>,
+    /// A certificate from an authority by ACME, such as Let's Encrypt.
+    #[serde(default)]
+    pub acme: super::tls::Acme,
+    /// Clients that are known by their certificate.
+    #[serde(default)]
+    pub client_certificate: Vec<super::tls::ClientCertificate>,
     /// The bounds of sessions and messages.
     #[serde(default)]
     pub limits: Limits,

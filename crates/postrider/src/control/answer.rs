@@ -35,6 +35,8 @@ pub struct Control {
     pub loaded: Arc<RwLock<Arc<Loaded>>>,
     /// All metrics.
     pub meters: Arc<Meters>,
+    /// Certificates from an authority.
+    pub acme: tls::Acme,
     /// When the server started.
     pub began: Instant,
 }
@@ -88,6 +90,12 @@ impl Control {
             }
             Request::LastUses { account } => {
                 answer.item(&self.directory.last_uses(&account).await.map_err(Refusal::new)?).await
+            }
+            Request::Acme { renew } => {
+                if renew {
+                    self.acme.renew_now();
+                }
+                answer.item(&self.acme.status()).await
             }
             Request::Act { action, selection, author, reason } => {
                 self.act(action, &selection, &author, &reason, answer).await

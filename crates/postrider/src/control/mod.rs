@@ -61,6 +61,11 @@ pub enum Request {
         /// Its name.
         account: String,
     },
+    /// How it stands with the certificate from an authority: one item, which is nothing if none is wanted.
+    Acme {
+        /// Get a new one first.
+        renew: bool,
+    },
     /// Does something: one item that says how much was done, and while it goes on now and then how far it came.
     Act {
         /// What.

@@ -59,8 +59,19 @@ impl Drop for Logging {
 
 /// Our own rooms at the level asked for, libraries only when they warn.
 fn targets(level: LogLevel) -> Targets {
-    const ROOMS: [&str; 9] =
-        ["postrider", "reception", "queue", "delivery", "store", "dns", "smtp", "feedback", "shaping"];
+    const ROOMS: [&str; 11] = [
+        "postrider",
+        "reception",
+        "queue",
+        "delivery",
+        "store",
+        "dns",
+        "smtp",
+        "feedback",
+        "shaping",
+        "tls",
+        "directory",
+    ];
     let level = match level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,

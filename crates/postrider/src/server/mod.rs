@@ -15,6 +15,7 @@ mod metrics;
 mod privileges;
 mod reload;
 mod rooms;
+mod security;
 mod settings;
 mod signals;
 mod supervision;
@@ -34,6 +35,7 @@ use crate::logs::Logging;
 use intake::LateIntake;
 use privileges::Identity;
 use rooms::Rooms;
+use security::{Security, WebSocket};
 use signals::{Signal, Signals};
 use supervision::Handed;
 
@@ -41,6 +43,7 @@ pub use dnssec::check as check_dnssec;
 pub use metrics::Meters;
 pub use privileges::keep_private;
 pub use rooms::CONTROL_SOCKET;
+pub use security::TLS_FOLDER;
 pub use settings::queue as queue_settings;
 
 /// Why the server cannot start, or ended before it was told to.
@@ -79,6 +82,17 @@ pub enum ServeError {
     /// See the inner error.
     #[error("cannot look up names: {0}")]
     Dns(#[from] dns::SetupError),
+    /// See the inner error.
+    #[error(transparent)]
+    Certificates(#[from] tls::CertificatesError),
+    /// The web server's address cannot be bound.
+    #[error("the web server cannot listen at {address}: {error}")]
+    Web {
+        /// Where it should listen.
+        address: std::net::SocketAddr,
+        /// What the operating system says.
+        error: std::io::Error,
+    },
     /// The system refused something.
     #[error("cannot {action}: {error}")]
     System {
@@ -105,16 +119,21 @@ impl ServeError {
                  bind the port (systemd: AmbientCapabilities=CAP_NET_BIND_SERVICE)"
                     .to_owned(),
             ),
-            Self::Reception(reception::ReceptionError::Bind { address, error, .. }) => match error.kind() {
-                std::io::ErrorKind::PermissionDenied => Some(format!(
-                    "ports below 1024 need root (with `user` set) or CAP_NET_BIND_SERVICE; {} has neither",
-                    address.port()
-                )),
-                std::io::ErrorKind::AddrInUse => {
-                    Some(format!("another server listens there; `ss -ltnp 'sport = :{}'` tells which", address.port()))
+            Self::Certificates(tls::CertificatesError::Identity(error))
+            | Self::Settings(settings::SettingsError::Authorities(error)) => Some(error.cure()),
+            Self::Reception(reception::ReceptionError::Bind { address, error, .. }) | Self::Web { address, error } => {
+                match error.kind() {
+                    std::io::ErrorKind::PermissionDenied => Some(format!(
+                        "ports below 1024 need root (with `user` set) or CAP_NET_BIND_SERVICE; {} has neither",
+                        address.port()
+                    )),
+                    std::io::ErrorKind::AddrInUse => Some(format!(
+                        "another server listens there; `ss -ltnp 'sport = :{}'` tells which",
+                        address.port()
+                    )),
+                    _ => None,
                 }
-                _ => None,
-            },
+            }
             Self::Store(store::OpenError::InUse(_)) => Some("is another postrider running?".to_owned()),
             _ => None,
         }
@@ -129,6 +148,8 @@ pub struct Prepared {
     reception: Reception,
     directory: Directory,
     intake: Arc<LateIntake>,
+    security: Security,
+    web: Vec<WebSocket>,
     meters: Meters,
 }
 
@@ -167,14 +188,16 @@ impl Prepared {
             ids: Arc::new(MessageIds::new(Randomness::from_system())),
             metrics: reception::Metrics::register(meters.registry()),
         });
-        reception.bind(settings::reception(configuration, &handed))?;
+        let security = Security::default();
+        reception.bind(settings::reception(configuration, &handed, &security)?)?;
+        let web = security::open_web(configuration, &handed)?;
         if let Some(identity) = identity {
             let folder = &configuration.store.path;
             identity.own(folder).map_err(ServeError::system(format!("give {} to the user", folder.display())))?;
             identity.assume()?;
         }
         let directory = Directory::new(directory::Metrics::register(meters.registry()));
-        Ok(Self { loaded, source, handed, reception, directory, intake, meters })
+        Ok(Self { loaded, source, handed, reception, security, web, directory, intake, meters })
     }
 
     /// Starts the threads and serves until the end. `started` is called once, when mail is taken.
@@ -196,10 +219,10 @@ impl Prepared {
         let mut signals = Signals::listen().map_err(ServeError::system("listen for signals"))?;
         self.warn();
         files::warn(&self.loaded.configuration);
-        let rooms = Rooms::open(self).await?;
+        let mut rooms = Rooms::open(self).await?;
         let control = control::Server::bind(&rooms.control_path(), rooms.to_control(began));
         let control = control.map_err(ServeError::system("open the control socket"))?;
-        let mut tasks = rooms.start();
+        let mut tasks = rooms.start()?;
         tasks.watch("the control socket", control.run());
         if let Some(period) = supervision::watchdog_period() {
             tasks.watch("the watchdog", alive(period));
@@ -237,7 +260,8 @@ impl Prepared {
         }
         let wanted = self.loaded.configuration.listeners();
         for address in self.handed.addresses() {
-            if !wanted.iter().any(|listener| listener.address.0.iter().any(|bound| bound.0 == address)) {
+            let web = security::web_addresses(&self.loaded.configuration).iter().any(|(bound, _)| *bound == address);
+            if !web && !wanted.iter().any(|listener| listener.address.0.iter().any(|bound| bound.0 == address)) {
                 warn!(%address, "systemd hands over a socket that no listener has; nothing is served there");
             }
         }

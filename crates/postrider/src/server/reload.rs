@@ -6,7 +6,7 @@ use mail::Host;
 use tracing::{error, info, warn};
 
 use super::rooms::Rooms;
-use super::{ServeError, settings};
+use super::{ServeError, security, settings};
 use crate::config::{self, Configuration, Loaded};
 use crate::logs::Logging;
 
@@ -39,7 +39,9 @@ impl Rooms {
         queue.explain(&Host::Domain(configuration.hostname.0.clone()))?;
         // What can fail comes first, and changes nothing if it does.
         let accounts = self.directory.prepare(settings::accounts(&new, &self.secret, &self.tables)?)?;
-        self.reception.reconfigure(settings::reception(configuration, &self.handed))?;
+        let certificates = self.keeper.load(configuration)?;
+        self.reception.reconfigure(settings::reception(configuration, &self.handed, &self.security)?)?;
+        self.keeper.adopt(configuration, certificates);
         self.directory.put_in_force(accounts);
         self.queue.reconfigure(queue)?;
         self.deliverer.reconfigure(settings::delivery(configuration));
@@ -65,6 +67,7 @@ fn needs_restart(old: &Configuration, new: &Configuration) -> Vec<&'static str> 
     compare("group", old.group == new.group);
     compare("store", old.store == new.store);
     compare("dns", old.dns == new.dns);
+    compare("acme.listen", security::web_addresses(old) == security::web_addresses(new));
     compare("log.format", old.log.format == new.log.format);
     keys
 }

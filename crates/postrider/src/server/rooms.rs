@@ -15,6 +15,7 @@ use store::{RealFiles, Store, Tables};
 use tokio::task::JoinSet;
 use tracing::{error, info};
 
+use super::security::{Keeper, Security, WebSocket};
 use super::supervision::Handed;
 use super::{Prepared, ServeError, settings};
 use crate::config::Loaded;
@@ -36,6 +37,9 @@ pub struct Rooms {
     pub(super) directory: Directory,
     pub(super) secret: directory::Secret,
     pub(super) handed: Handed,
+    pub(super) security: Security,
+    pub(super) keeper: Keeper,
+    web: Vec<WebSocket>,
     pub(super) source: Option<PathBuf>,
     pub(super) loaded: Arc<RwLock<Arc<Loaded>>>,
     meters: Arc<super::metrics::Meters>,
@@ -44,13 +48,14 @@ pub struct Rooms {
 impl Rooms {
     /// Opens the store and puts everything else on top of it.
     pub async fn open(prepared: Prepared) -> Result<Self, ServeError> {
-        let Prepared { loaded, source, handed, reception, directory, intake, mut meters } = prepared;
+        let Prepared { loaded, source, handed, reception, security, web, directory, intake, mut meters } = prepared;
         let configuration = &loaded.configuration;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let randomness = Randomness::from_system();
         let store_metrics = store::Metrics::register(meters.registry());
         let store = open_store(configuration, &clock, &randomness, store_metrics).await?;
         let tables = open_tables(configuration).await?;
+        let keeper = Keeper::open(configuration, &security, &clock, &randomness, meters.registry())?;
         let secret = directory::Secret::open(&configuration.store.path.join(DIRECTORY_KEY))?;
         directory.configure(settings::accounts(&loaded, &secret, &tables)?)?;
         let dns_metrics = dns::Metrics::register(meters.registry());
@@ -82,7 +87,22 @@ impl Rooms {
         intake.open(QueueIntake::new(queue.clone()));
         let loaded = Arc::new(RwLock::new(Arc::new(loaded)));
         let meters = Arc::new(meters);
-        Ok(Self { store, tables, queue, deliverer, reception, directory, secret, handed, source, loaded, meters })
+        Ok(Self {
+            store,
+            tables,
+            queue,
+            deliverer,
+            reception,
+            security,
+            keeper,
+            web,
+            directory,
+            secret,
+            handed,
+            source,
+            loaded,
+            meters,
+        })
     }
 
     /// The configuration in force.
@@ -104,19 +124,21 @@ impl Rooms {
             directory: self.directory.clone(),
             loaded: Arc::clone(&self.loaded),
             meters: Arc::clone(&self.meters),
+            acme: self.keeper.acme.clone(),
             began,
         }
     }
 
     /// Sets everything in motion.
-    pub fn start(&self) -> Tasks {
+    pub fn start(&mut self) -> Result<Tasks, ServeError> {
         let mut tasks = Tasks::default();
         let queue = self.queue.clone();
         tasks.watch("the queue", async move { queue.run().await });
         tasks.watch("delivery", deliver(self.queue.clone(), self.deliverer.clone()));
         let reception = self.reception.clone();
         tasks.watch("reception", async move { reception.serve().await });
-        tasks
+        self.keeper.start(std::mem::take(&mut self.web), &mut tasks)?;
+        Ok(tasks)
     }
 
     /// For systemd: where it listens.

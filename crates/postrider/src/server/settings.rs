@@ -7,10 +7,11 @@ use mail::{Domain, Source};
 use shaping::{BackoffSettings, Intervals, Jitter, Limits, RetrySchedule};
 
 use super::files;
+use super::security::Security;
 use super::supervision::Handed;
 use crate::config::{
     Configuration, Endings, Listener, Loaded, NextHop, OddLocalParts, OutgoingTls, Pattern, Protocol, Retry, Role,
-    Route,
+    Route, TlsUse,
 };
 
 /// What cannot be expressed, although every value is right by itself.
@@ -30,6 +31,12 @@ pub enum SettingsError {
     /// A listener's name.
     #[error("there is no listener `{0}`")]
     Listener(String),
+    /// Who vouches for clients.
+    #[error(transparent)]
+    Authorities(#[from] tls::IdentityError),
+    /// The terms of handshakes.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(#[from] rustls::Error),
 }
 
 /// For the store.
@@ -62,16 +69,24 @@ pub fn accounts(
 }
 
 /// For reception. Sockets that systemd handed over are taken from `handed` by their address.
-pub fn reception(configuration: &Configuration, handed: &Handed) -> reception::Settings {
+pub fn reception(
+    configuration: &Configuration,
+    handed: &Handed,
+    security: &Security,
+) -> Result<reception::Settings, SettingsError> {
     let mut listeners = Vec::new();
+    let clients = security.clients(configuration)?;
     for listener in &configuration.listeners() {
+        let tls = security.listener(configuration, listener, &clients)?;
         let several = listener.address.0.len() > 1;
         for address in &listener.address.0 {
             let name = if several { format!("{}@{address}", listener.name) } else { listener.name.clone() };
-            listeners.push(one_listener(configuration, listener, name, address.0, handed));
+            let mut made = one_listener(configuration, listener, name, address.0, handed);
+            made.tls.clone_from(&tls);
+            listeners.push(made);
         }
     }
-    reception::Settings {
+    Ok(reception::Settings {
         connections: reception::ConnectionLimits {
             total: files::room(configuration).clients,
             ..configuration.connections.to_limits()
@@ -79,7 +94,7 @@ pub fn reception(configuration: &Configuration, handed: &Handed) -> reception::S
         in_flight: configuration.connections.in_flight.0,
         patience: configuration.connections.patience.0,
         ..reception::Settings::new(listeners)
-    }
+    })
 }
 
 fn one_listener(
@@ -99,6 +114,12 @@ fn one_listener(
             Endings::Repair => smtp::server::Endings::Repair,
         },
         limits: configuration.limits.to_session(),
+        tls: match listener.tls() {
+            TlsUse::Off => smtp::server::TlsOffer::None,
+            TlsUse::Offered => smtp::server::TlsOffer::StartTls,
+            TlsUse::Required => smtp::server::TlsOffer::Required,
+            TlsUse::Implicit => smtp::server::TlsOffer::Implicit,
+        },
         ..smtp::server::Config::new(configuration.hostname.0.clone())
     };
     let mut made = reception::Listener::new(name, address, session, relay(configuration));

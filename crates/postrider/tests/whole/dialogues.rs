@@ -106,7 +106,7 @@ impl Needs {
 
     fn setup(&self) -> Setup {
         // Nobody listens where mail goes.
-        let mut setup = Setup::new().route("*", "127.0.0.1:1");
+        let mut setup = Setup::new().route("*", "127.0.0.1:1").listener("tls = \"off\"");
         for key in &self.listener {
             setup = setup.listener(key);
         }

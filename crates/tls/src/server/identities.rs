@@ -63,12 +63,12 @@ impl Identities {
     }
 
     /// Answers for `host` with this certificate to whoever asks by `acme-tls/1`.
-    pub fn prove(&self, host: &str, proof: CertifiedKey) {
+    pub(crate) fn prove(&self, host: &str, proof: CertifiedKey) {
         self.challenges().insert(host.to_ascii_lowercase(), Arc::new(proof));
     }
 
     /// The proof has been seen.
-    pub fn proven(&self, host: &str) {
+    pub(crate) fn proven(&self, host: &str) {
         self.challenges().remove(&host.to_ascii_lowercase());
     }
 

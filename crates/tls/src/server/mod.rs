@@ -13,18 +13,23 @@
 //! - Private keys are never printed.
 
 mod acceptor;
+mod acme;
 mod clients;
+mod folder;
 mod identities;
 mod identity;
+mod keeper;
 mod peer;
 mod self_signed;
 #[cfg(test)]
 mod testing;
 
 pub use acceptor::{Acceptor, AcceptorSettings, Ask, Version};
+pub use acme::{Acme, AcmeError, AcmeSettings, AcmeStatus, Challenge, Proofs};
 pub use clients::{ClientCertificates, ClientRule, Grant, Shown};
 pub(crate) use identities::ACME_TLS;
 pub use identities::Identities;
 pub use identity::{Identity, IdentityError, IdentityFacts};
+pub use keeper::{CertificateMetrics, CertificateSettings, CertificateSource, Certificates, CertificatesError, Kept};
 pub use peer::{Authorities, PeerCertificate};
 pub use self_signed::{SelfSignedError, self_signed};

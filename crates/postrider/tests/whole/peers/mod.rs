@@ -1,11 +1,13 @@
 //! Programs of others on both sides. One that is not installed is reported as skipped, by name.
 
+mod acme;
 mod clients;
 mod corpus;
 mod name_servers;
 mod names;
 mod postfix;
 mod relays;
+mod secure;
 mod sinks;
 
 use std::io::{BufRead, BufReader};
