@@ -62,6 +62,14 @@ impl Backend {
         }
     }
 
+    /// Any account, if one is at hand.
+    pub fn example(&self) -> Option<Arc<Record>> {
+        match self {
+            Self::Records(Records::File(file)) => file.example(),
+            _ => None,
+        }
+    }
+
     /// The account of a normalised name.
     pub async fn known(&self, name: &str) -> Result<Option<Known>, Unavailable> {
         let enabled = |account| Known { account, disabled: false };

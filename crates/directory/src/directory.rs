@@ -116,10 +116,15 @@ impl Directory {
 
 impl Inner {
     fn new(settings: Settings, metrics: Metrics) -> Result<Self, SetupError> {
+        let (backend, checks) = (Backend::new(settings.backend)?, Checks::new(settings.parallel_checks));
+        // Before the first client: who does not exist looks like somebody who does.
+        if let Some(record) = backend.example() {
+            checks.learn(&record.credentials);
+        }
         Ok(Self {
             metrics,
-            backend: Backend::new(settings.backend)?,
-            checks: Checks::new(settings.parallel_checks),
+            backend,
+            checks,
             secret: settings.secret,
             mechanisms: settings.mechanisms,
             oauth: settings.oauth.map(Oauth::new).transpose()?,
@@ -155,7 +160,13 @@ impl Inner {
     /// The account of a normalised name with what recognises its passwords.
     pub async fn record(&self, name: &str) -> Result<Option<Arc<Record>>, Unavailable> {
         match &self.backend {
-            Backend::Records(records) => records.find(name).await,
+            Backend::Records(records) => {
+                let record = records.find(name).await?;
+                if let Some(record) = &record {
+                    self.checks.learn(&record.credentials);
+                }
+                Ok(record)
+            }
             Backend::Ldap(_) | Backend::Dovecot(_) => Ok(None),
         }
     }
@@ -188,7 +199,7 @@ impl Inner {
         if known.is_empty() {
             // The same salt every time, as an account would have it, and from nothing that others know.
             let salt = self.secret.mac(name.as_bytes());
-            return vec![(Matched::Main, self.checks.decoy_verifier(&salt[..16]))];
+            return vec![(Matched::Main, self.checks.decoy_verifier(&salt))];
         }
         known.into_iter().map(|(whose, verifier)| (whose, verifier.clone())).collect()
     }

@@ -7,10 +7,11 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use directory::file::AccountsFile;
 use directory::{
     AuthFailure, BackendSettings, CertificateAccount, ChannelFacts, Directory, Exchange, Metrics, Password, Secret,
-    SendAs, Settings, Step,
+    SendAs, Settings, Step, Uses,
 };
-use mail::Timestamp;
+use mail::{SystemClock, Timestamp};
 use rsasl::prelude::{Mechname, SASLClient, SASLConfig, Session};
+use store::Tables;
 
 const NOW: Timestamp = Timestamp::from_millis(1_795_253_400_000);
 
@@ -302,4 +303,20 @@ async fn accounts_that_do_not_exist_look_like_those_that_do() {
     assert_ne!(asked(&house.directory, "nobody2@example.org").await.0, nobody.0);
     let elsewhere = open(&house.path);
     assert_ne!(asked(&elsewhere, "nobody@example.org").await.0, nobody.0, "and only this server can tell");
+}
+
+#[tokio::test]
+async fn the_last_use_of_a_password_is_kept() {
+    let house = house();
+    let mut settings = Settings::new(BackendSettings::File(house.path.clone()), Secret::random());
+    settings.uses = Some(Uses::new(Tables::in_memory(), std::sync::Arc::new(SystemClock)));
+    let directory = Directory::new(Metrics::default());
+    directory.configure(Some(settings)).unwrap();
+    plain(&directory, "\0joe@example.org\0wrong").await;
+    assert_eq!(directory.last_uses("joe@example.org").await, Ok(Vec::new()));
+    plain(&directory, &format!("\0joe@example.org\0{}", house.phone.reveal())).await;
+    scram(&directory, "SCRAM-SHA-256", "robot", "oil", [7; 32]).await.unwrap();
+    let uses = directory.last_uses("JOE@example.org").await.unwrap();
+    assert_eq!((uses.len(), uses[0].app_password.as_deref(), uses[0].from), (1, Some("phone"), facts().peer.ip()));
+    assert_eq!(directory.last_uses("robot").await.unwrap()[0].app_password, None);
 }

@@ -54,6 +54,11 @@ impl FileAccounts {
         self.current().accounts.get(name).cloned()
     }
 
+    /// Any account that has a password.
+    pub fn example(&self) -> Option<Arc<Record>> {
+        self.current().accounts.values().find(|record| record.credentials.hash.is_some()).cloned()
+    }
+
     fn current(&self) -> Held {
         self.held.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -118,7 +118,7 @@ impl Checks {
         if let Some(matched) = key.as_ref().and_then(|key| self.successes.find(key)) {
             return Ok(Some(matched));
         }
-        let decoy = self.decoy_like(credentials.as_deref());
+        let decoy = self.decoy.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let place = self.place().await?;
         let check = tokio::task::spawn_blocking(move || {
             let matched = recognise(credentials.as_deref(), &decoy, &password);
@@ -140,22 +140,16 @@ impl Checks {
         decoy.verifier.decoy(salt[..length].to_vec())
     }
 
-    /// The decoy, after it has learned from the account at hand.
-    pub fn decoy_like(&self, credentials: Option<&Credentials>) -> impl Fn() -> (Hash, Verifier) + Send + use<> {
+    /// Makes the decoy like an account that exists.
+    pub fn learn(&self, credentials: &Credentials) {
         let mut decoy = self.decoy.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(hash) =
-            credentials.and_then(|known| known.hash.as_ref()).filter(|hash| !hash.costs_like(&decoy.hash))
-        {
+        if let Some(hash) = credentials.hash.as_ref().filter(|hash| !hash.costs_like(&decoy.hash)) {
             decoy.hash = hash.decoy();
         }
-        if let Some(verifier) = credentials.and_then(|known| known.verifier.as_ref())
-            && (verifier.iterations() != decoy.verifier.iterations()
-                || verifier.salt().len() != decoy.verifier.salt().len())
-        {
+        let looks = |verifier: &Verifier| (verifier.iterations(), verifier.salt().len());
+        if let Some(verifier) = credentials.verifier.as_ref().filter(|one| looks(one) != looks(&decoy.verifier)) {
             decoy.verifier = verifier.decoy(new_salt().into_iter().cycle().take(verifier.salt().len()).collect());
         }
-        let decoy = decoy.clone();
-        move || (decoy.hash.clone(), decoy.verifier.clone())
     }
 
     async fn place(&self) -> Result<tokio::sync::OwnedSemaphorePermit, TooBusy> {
@@ -187,19 +181,14 @@ impl Drop for Waiting<'_> {
 }
 
 /// Every refusal costs a hash and a derivation, whatever the account has of the two.
-fn recognise(
-    credentials: Option<&Credentials>,
-    decoy: &impl Fn() -> (Hash, Verifier),
-    password: &Password,
-) -> Option<Matched> {
-    let (decoy_hash, decoy_verifier) = decoy();
+fn recognise(credentials: Option<&Credentials>, decoy: &Decoy, password: &Password) -> Option<Matched> {
     let hash = credentials.and_then(|known| known.hash.as_ref());
-    let main = hash.unwrap_or(&decoy_hash).is_of(password) && hash.is_some();
+    let main = hash.unwrap_or(&decoy.hash).is_of(password) && hash.is_some();
     if main {
         return Some(Matched::Main);
     }
     let extras = credentials.map_or(&[][..], |known| &known.extras);
-    let like = extras.first().map_or(&decoy_verifier, |extra| &extra.verifier);
+    let like = extras.first().map_or(&decoy.verifier, |extra| &extra.verifier);
     let alike = || extras.iter().filter(|extra| extra.verifier.asks_like(like));
     let found = Verifier::find(password, like, alike().map(|extra| &extra.verifier))?;
     alike().nth(found).map(|extra| Matched::Extra(extra.name.clone()))
@@ -272,8 +261,9 @@ mod tests {
         let checks = Checks::new(1);
         assert_eq!(checks.decoy_verifier(&[7; 32]).iterations(), ITERATIONS);
         let known = Credentials::new(None, Some(quick("x", &[1; 8])), Vec::new());
-        let (hash, verifier) = checks.decoy_like(Some(&known))();
-        assert!(hash.costs_like(known.hash.as_ref().unwrap()) && verifier.iterations() == 4096);
+        checks.learn(&known);
+        let decoy = checks.decoy.lock().unwrap().clone();
+        assert!(decoy.hash.costs_like(known.hash.as_ref().unwrap()) && decoy.verifier.iterations() == 4096);
         assert_eq!(checks.decoy_verifier(&[7; 32]).salt(), [7; 8]);
     }
 }

@@ -62,7 +62,7 @@ impl Hash {
         if text.starts_with("SCRAM-SHA-256$") {
             return Verifier::parse(text).map(|verifier| Self::Scram(Box::new(verifier)));
         }
-        if !text.starts_with("$argon2") {
+        if !["$argon2id$", "$argon2i$", "$argon2d$"].iter().any(|kind| text.starts_with(kind)) {
             return Err(HashError::Form);
         }
         let parsed = PasswordHash::new(text).map_err(|_| HashError::Form)?;
@@ -154,11 +154,12 @@ mod tests {
 
     #[test]
     fn hashes_of_other_programs_are_read() {
-        // By the reference implementation: echo -n password | argon2 somesalt -id -t 2 -m 10 -p 1 -l 24
-        let reference = "$argon2id$v=19$m=1024,t=2,p=1$c29tZXNhbHQ$JV9zrEsIOZOGxZpvuKGMhLHaH1YWhgIG";
-        let of_password = Hash::parse(reference).map(|hash| hash.is_of(&password("password")));
-        assert!(of_password.is_ok());
-        assert_eq!(Hash::parse(&format!("{{ARGON2ID}}{reference}")), Hash::parse(reference));
+        // From the README of the reference implementation: echo -n password | ./argon2 somesalt -t 2 -m 16 -p 4 -l 24
+        let reference = "$argon2i$v=19$m=65536,t=2,p=4$c29tZXNhbHQ$RdescudvJCsgt3ub+b+dWRWJTmaaJObG";
+        let hash = Hash::parse(reference).unwrap();
+        assert!(hash.is_of(&password("password")) && !hash.is_of(&password("passwore")));
+        assert_eq!(Hash::parse(&format!("{{ARGON2I}}{reference}")), Hash::parse(reference));
+        assert_eq!(Hash::parse(&reference.replace("2i", "2x")), Err(HashError::Form));
     }
 
     #[test]

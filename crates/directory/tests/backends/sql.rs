@@ -11,7 +11,7 @@ use argon2::password_hash::PasswordHasher;
 use directory::{AuthFailure, BackendSettings, Database, Directory, Password, SqlSettings};
 
 use crate::client::{self, external, facts, is, login, plain, scram};
-use crate::peers::{Peer, certificates, free_port, is_root, listens, skipped};
+use crate::peers::{Peer, certificates, free_port, is_root, libraries, listens, skipped};
 
 /// `pencil`, as PostgreSQL would keep it.
 const SCRAM: &str = "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=";
@@ -114,7 +114,13 @@ impl Postgres {
         let mut postgres = Self { folder, programs, port: free_port(), peer: None };
         let mut init = postgres.command("initdb");
         init.args(["--no-sync", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "-U", "admin", "--pwfile"]);
-        let made = init.arg(postgres.path("password")).arg("-D").arg(postgres.path("data")).output().expect("it runs");
+        let made = match init.arg(postgres.path("password")).arg("-D").arg(postgres.path("data")).output() {
+            Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+                skipped("PostgreSQL must not run as root, and nobody else may run it where it is unpacked");
+                return None;
+            }
+            made => made.expect("it runs"),
+        };
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         postgres.run();
         Some(postgres)
@@ -140,7 +146,9 @@ impl Postgres {
 
     fn command(&self, name: &str) -> Command {
         let mut command = Command::new(self.programs.join(name));
-        command.current_dir(self.folder.path());
+        command
+            .current_dir(self.folder.path())
+            .env("LD_LIBRARY_PATH", libraries(&self.programs.join("../../../../..")));
         if is_root() {
             command.uid(NOBODY).gid(NOBODY);
         }
