@@ -169,7 +169,7 @@ fn contradictions_about_tls_are_errors() {
         (client(&format!("fingerprint = \"{sha}\"")), "this certificate is good for nothing"),
         (
             client("fingerprint = \"9f86\"\nrelay = true"),
-            "`client_certificate[0].fingerprint` takes a SHA-256 in hexadecimal digits",
+            "`client_certificate[0].fingerprint` takes a SHA-256 digest",
         ),
     ] {
         let found = problems(&format!("hostname = \"mx.test\"\n{text}\n"));
@@ -177,8 +177,7 @@ fn contradictions_about_tls_are_errors() {
     }
     let configuration =
         good(&format!("hostname = \"mx.test\"\n{}", client(&format!("fingerprint = \"{sha}\"\nrelay = true"))));
-    let fingerprint = configuration.client_certificate[0].fingerprint.expect("it is set");
-    assert_eq!((fingerprint.0[0], fingerprint.to_string().as_str()), (0x9f, sha));
+    assert_eq!(configuration.client_certificate[0].fingerprint.map(|digest| digest.0[0]), Some(0x9f));
 }
 
 #[test]

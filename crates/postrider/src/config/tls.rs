@@ -1,19 +1,17 @@
 //! Who we are inside TLS, and whom we know: `[tls]`, `[[certificate]]`, `[acme]`, `[[client_certificate]]`.
 
-use std::borrow::Cow;
-use std::fmt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use mail::{Clock, SystemClock};
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::listener::TlsUse;
+use super::outgoing_tls::Fingerprint;
 use super::places::Places;
 use super::problem::Problem;
 use super::types::Configuration;
-use super::units::{Address, Listed, Name, Period, text_form};
+use super::units::{Address, Listed, Name, Period};
 
 /// How long before its end a certificate is doubtful.
 const SOON: std::time::Duration = std::time::Duration::from_secs(14 * 24 * 60 * 60);
@@ -129,37 +127,6 @@ pub struct ClientCertificate {
     /// The client is this account.
     #[serde(default)]
     pub account: Option<String>,
-}
-
-/// A SHA-256, as `openssl x509 -fingerprint -sha256` prints it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fingerprint(pub [u8; 32]);
-text_form!(
-    Fingerprint,
-    "fingerprint",
-    "a SHA-256 in hexadecimal digits, colons allowed",
-    "9F:86:D0:81:88:4C:7D:65:9A:2F:EA:A0:C5:5A:D0:15:A3:BF:4F:1B:2B:0B:82:2C:D1:5D:6C:15:B0:F0:0A:08"
-);
-
-impl FromStr for Fingerprint {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || "a SHA-256 has 64 hexadecimal digits, with or without colons".to_owned();
-        let digits: Vec<u32> =
-            text.chars().filter(|c| *c != ':').map(|c| c.to_digit(16)).collect::<Option<_>>().ok_or_else(wrong)?;
-        let octets: Vec<u8> = digits
-            .chunks(2)
-            .filter_map(|pair| u8::try_from(pair.iter().fold(0, |sum, digit| sum * 16 + digit)).ok())
-            .collect();
-        (digits.len() == 64).then_some(octets).and_then(|octets| octets.try_into().ok()).map(Self).ok_or_else(wrong)
-    }
-}
-
-impl fmt::Display for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|octet| write!(f, "{octet:02x}"))
-    }
 }
 
 impl Acme {

@@ -55,7 +55,6 @@ pub fn check(format: &str, text: &str) -> Result<(), String> {
         "domain-pattern" => by::<Pattern>(text),
         "socket-address" => by::<Address>(text),
         "ip-address" => by::<Ip>(text),
-        "fingerprint" => by::<super::tls::Fingerprint>(text),
         "next-hop" => by::<super::NextHop>(text),
         "fingerprint" => by::<super::Fingerprint>(text),
         _ => Ok(()),
