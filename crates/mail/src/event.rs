@@ -81,6 +81,40 @@ pub enum Event {
         /// Since it was accepted.
         age: Duration,
     },
+    /// A network is refused at connect from now on.
+    Banned {
+        /// It, or one address.
+        network: String,
+        /// Until when; without end if not set.
+        until: Option<Timestamp>,
+        /// The operator, if it was one.
+        author: Option<String>,
+        /// Why.
+        reason: String,
+    },
+    /// A ban was lifted by an operator.
+    BanLifted {
+        /// What was banned.
+        network: String,
+        /// Who, why, when.
+        act: Act,
+    },
+    /// An account sends much more than it used to: its mail is accepted and held from now on.
+    AccountHeld {
+        /// The account.
+        account: String,
+        /// Recipients in 24 hours.
+        recipients: u32,
+        /// How many would have been like it.
+        usual: u32,
+    },
+    /// An operator found what an account sends right.
+    AccountReleased {
+        /// The account.
+        account: String,
+        /// Who, why, when.
+        act: Act,
+    },
     /// A lane's hosts could not be reached; it pauses.
     LaneBackedOff {
         /// The site.

@@ -16,6 +16,7 @@ pub mod envelope;
 pub mod event;
 pub mod header;
 pub mod id;
+pub mod mailboxes;
 pub mod outcome;
 pub mod path;
 pub mod random;
@@ -35,6 +36,7 @@ pub use envelope::{
 };
 pub use event::{Event, Observer};
 pub use id::{MessageId, MessageIds};
+pub use mailboxes::{MailboxesError, mailboxes};
 pub use outcome::{Act, Delivered, Fault, FaultSource, Outcome};
 pub use path::{ForwardPath, ReversePath};
 pub use random::Randomness;

@@ -12,8 +12,8 @@ use zeroize::Zeroizing;
 
 use crate::cli::{AccountCommand, AppPasswordCommand, PasswordFrom};
 use crate::config::{self, Loaded, Problems};
-use crate::control::{Client, Request};
-use crate::{output, server};
+use crate::control::{Client, ClientError, Request};
+use crate::{output, server, use_command};
 
 /// The shortest password that a person may choose, in characters (NIST SP 800-63B §3.1.1).
 const LEAST: usize = 8;
@@ -52,6 +52,9 @@ pub enum AccountError {
     #[error("there is no user `{0}` on this system")]
     User(String),
     /// See the inner error.
+    #[error(transparent)]
+    Control(#[from] ClientError),
+    /// See the inner error.
     #[error("{0}")]
     Output(#[from] io::Error),
 }
@@ -66,6 +69,7 @@ impl AccountError {
             Self::Edit(EditError::System { error, .. }) if error.kind() == io::ErrorKind::PermissionDenied => {
                 Some("run the command as root or as the server's user".to_owned())
             }
+            Self::Control(error) => error.cure(),
             Self::Short => Some("let it be made: --generate".to_owned()),
             _ => None,
         }
@@ -75,8 +79,17 @@ impl AccountError {
 /// Carries out a command.
 pub fn run(config: &Path, command: &AccountCommand) -> Result<(), AccountError> {
     let loaded = config::load(config)?;
+    let socket = loaded.configuration.store.path.join(server::CONTROL_SOCKET);
+    match command {
+        AccountCommand::Usage { name, json } => return Ok(use_command::usage(&socket, name.as_deref(), *json)?),
+        AccountCommand::Release { name, reason, json } => {
+            return Ok(use_command::release(&socket, name, reason, *json)?);
+        }
+        _ => {}
+    }
     let path = accounts_file(&loaded)?;
     match command {
+        AccountCommand::Usage { .. } | AccountCommand::Release { .. } => Ok(()),
         AccountCommand::Add { name, send_as, without_password, app_passwords_only, password, json } => {
             let password = if *without_password { None } else { Some(password_from(password)?) };
             let mut file = AccountsFile::open(&path)?;

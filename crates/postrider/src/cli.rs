@@ -97,6 +97,19 @@ pub enum Command {
         #[command(subcommand)]
         command: AcmeCommand,
     },
+    /// See who is refused at connect, and change it.
+    #[command(
+        long_about = "See who is refused at connect, and change it.\n\nAddresses are banned by themselves for failed \
+                      logins, on the listeners that have AUTH. What is banned by hand is refused on every listener.",
+        after_help = "Examples:\n  postrider ban list\n  postrider ban add 203.0.113.0/24 --for 7d --reason \"spam run\"\n  \
+                      postrider ban lift 192.0.2.7"
+    )]
+    Ban {
+        #[command(flatten)]
+        reach: Reach,
+        #[command(subcommand)]
+        command: BanCommand,
+    },
     /// Tell how the running server is.
     Status {
         #[command(flatten)]
@@ -185,6 +198,25 @@ pub enum AccountCommand {
         /// Its name.
         name: String,
     },
+    /// Tell what accounts have sent lately, and whose mail is held for a spike.
+    Usage {
+        /// This account; all of which anything is known if not said.
+        name: Option<String>,
+        /// Print one JSON object per line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Find right what an account sends: its mail is held no more, and what is held goes.
+    Release {
+        /// Its name.
+        name: String,
+        /// Why; logged, and kept with the messages.
+        #[arg(long, default_value = "by hand")]
+        reason: String,
+        /// Print what was done as JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Passwords for one program or device each.
     AppPassword {
         #[command(subcommand)]
@@ -263,6 +295,42 @@ pub struct Sandbox {
     /// The folder for the queue and the captured messages.
     #[arg(long, value_name = "DIR", default_value = "./postrider-sandbox")]
     pub dir: PathBuf,
+}
+
+/// What to do with bans.
+#[derive(Debug, Subcommand)]
+pub enum BanCommand {
+    /// List the bans in force, those that end first at the beginning.
+    List {
+        /// Print one JSON object per line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Refuse an address or a network from now on.
+    Add {
+        /// The address or network.
+        network: reception::Network,
+        /// For how long, such as 7d; without end if not said.
+        #[arg(long = "for", value_name = "DURATION")]
+        time: Option<Period>,
+        /// Why; kept with the ban and logged.
+        #[arg(long, default_value = "by hand")]
+        reason: String,
+        /// Print the ban as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let an address or a network in again, and forget its failed logins.
+    Lift {
+        /// The address or network, as the list names it.
+        network: reception::Network,
+        /// Why; logged.
+        #[arg(long, default_value = "by hand")]
+        reason: String,
+        /// Print what was done as JSON.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// What to do with the queue.
@@ -346,6 +414,9 @@ pub struct Filter {
     /// Messages from this address; `*` stands for any text, `<>` means reports.
     #[arg(long, value_name = "ADDRESS")]
     pub sender: Option<Pattern>,
+    /// Messages that this account submitted.
+    #[arg(long, value_name = "NAME")]
+    pub account: Option<String>,
     /// Messages for this site, as `queue summary` names it.
     #[arg(long)]
     pub site: Option<String>,
@@ -367,6 +438,7 @@ impl Filter {
             recipient: self.recipient.clone(),
             domain: self.domain.clone(),
             sender: self.sender.clone(),
+            account: self.account.as_deref().map(str::to_lowercase),
             site: self.site.as_deref().map(mail::Site::new),
             older_than: self.older_than.map(|period| period.0),
             all,

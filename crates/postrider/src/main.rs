@@ -7,6 +7,7 @@
 
 mod account_command;
 mod acme_command;
+mod ban_command;
 mod cli;
 mod config;
 mod control;
@@ -16,6 +17,7 @@ mod output;
 mod queue_command;
 mod sandbox;
 mod server;
+mod use_command;
 
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
@@ -49,6 +51,7 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Queue { reach, command } => queue_command::run(&socket(cli, reach)?, command)?,
         Command::Account { command } => account_command::run(&cli.config, command)?,
         Command::Acme { reach, command } => acme_command::run(&socket(cli, reach)?, *command)?,
+        Command::Ban { reach, command } => ban_command::run(&socket(cli, reach)?, command)?,
         Command::Status { reach, json } => queue_command::status(&socket(cli, reach)?, *json)?,
         Command::Metrics { reach } => queue_command::metrics(&socket(cli, reach)?)?,
         Command::Completions { shell } => {

@@ -311,7 +311,7 @@ fn confirm(client: &mut Client, change: &Change) -> Result<(), ClientError> {
 }
 
 /// Who gives the command: behind sudo, the person and not root.
-fn author() -> String {
+pub fn author() -> String {
     let named = |name| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
     named("SUDO_USER").or_else(|| named("USER")).unwrap_or_else(|| format!("uid {}", nix::unistd::getuid()))
 }
@@ -336,7 +336,7 @@ fn state_word(state: State) -> &'static str {
 }
 
 /// The time between, in its largest unit.
-fn age(later: Timestamp, earlier: Timestamp) -> String {
+pub fn age(later: Timestamp, earlier: Timestamp) -> String {
     let seconds = later.since(earlier).as_secs();
     let (unit, name) = match seconds {
         0..120 => (1, "s"),

@@ -21,6 +21,8 @@ pub struct Selection {
     pub domain: Option<Domain>,
     /// Messages whose reverse-path fits; the null one is `<>`.
     pub sender: Option<Pattern>,
+    /// Messages that this account submitted.
+    pub account: Option<String>,
     /// Mail that goes to this site.
     pub site: Option<Site>,
     /// Messages accepted at least so long ago.
@@ -64,6 +66,7 @@ impl Selection {
         };
         self.id.is_none_or(|id| id == stored.id)
             && self.older_than.is_none_or(|age| now.since(envelope.received_at) >= age)
+            && self.account.as_ref().is_none_or(|account| envelope.account.as_ref() == Some(account))
             && self.sender.as_ref().is_none_or(|pattern| pattern.fits(&sender()))
     }
 

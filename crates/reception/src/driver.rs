@@ -3,6 +3,9 @@
 //! Each turn settles what the session has to say and to ask, writes the replies of the whole batch at once, and waits: for
 //! input, for the session's next deadline, or for the end of the server. An idle connection holds no large buffer.
 
+mod login;
+mod submit;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,21 +13,24 @@ use std::time::{Duration, Instant};
 
 use ::tls::Grant;
 use bytes::{Buf, BytesMut};
-use mail::{EnhancedCode, Recipient, Reply};
+use mail::{EnhancedCode, MessageId, Recipient, Reply};
 use smtp::server::{Answer, Begin, CloseReason, Event, Finished, Peer, Refusal, Session};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::connections::Place;
 use crate::input::{Input, LARGE, MEDIUM, SLACK, SMALL};
+use crate::intake::Refused;
 use crate::metrics::{Handshake, Metrics, Reason};
 use crate::proxy::{self, Header, ProxyError};
 use crate::reception::{Gate, Shared, Stage, Turned, canonical};
 use crate::relay::{Client, Verdict};
 use crate::settings::ListenerTls;
 use crate::stream::Stream;
+use crate::submission::{Counted, Sent};
 use crate::tls::Wire;
 use crate::transfer::{Entrance, Transfer};
+use login::Login;
 
 /// How long and how much is read and thrown away after the last reply, so that the client gets to see it.
 const LINGER: Duration = Duration::from_secs(2);
@@ -49,7 +55,7 @@ pub(crate) async fn run<S: Stream>(mut connection: Connection<S>) {
             Ok(header) => connection.proxied(header),
             Err(reason) => return connection.turn_away(&no_proxy(reason)),
         }
-        if let Err(turned) = connection.gate.let_in(connection.peer.ip(), &mut connection.place) {
+        if let Err(turned) = connection.shared.let_in(&connection.gate, connection.peer.ip(), &mut connection.place) {
             return connection.turn_away(&turned);
         }
     }
@@ -168,6 +174,7 @@ struct Driver<S> {
     starting_tls: bool,
     /// What the client's certificate is good for.
     grant: Grant,
+    login: Login,
     stage: watch::Receiver<Stage>,
 }
 
@@ -187,7 +194,7 @@ impl<S: Stream> Driver<S> {
         who.may_xclient = gate.listener.xclient_from.contains(peer.ip());
         let session = Session::new(gate.session.clone(), who, shared.clock.instant());
         let stage = shared.stage.subscribe();
-        let mut driver = Self {
+        Self {
             shared,
             gate,
             place,
@@ -197,25 +204,24 @@ impl<S: Stream> Driver<S> {
             transfer: None,
             starting_tls: false,
             grant: Grant::default(),
+            login: Login::default(),
             stage,
-        };
-        driver.secured();
-        driver
+        }
     }
 
-    /// Tells the session that the line is secured, if it is, and by which certificate it knows the client.
-    fn secured(&mut self) {
+    /// Tells the session that the line is secured, if it is, and whom it knows by that.
+    async fn secured(&mut self) {
         let Some(inside) = self.stream.inside() else { return };
         if let Some(facts) = inside.facts() {
             self.session.secured(facts, self.now());
         }
-        let (Some(certificate), Some(tls)) = (inside.peer_certificate(), &self.gate.listener.tls) else { return };
-        self.grant = tls.clients.judge(&certificate).cloned().unwrap_or_default();
-        let Grant { relay, account } = &self.grant;
-        tracing::debug!(peer = %self.peer(), names = ?certificate.names, relay, account, "client certificate");
-        if let Some(account) = account {
-            self.session.set_account(account.clone());
+        self.session.tell_time(self.now(), self.shared.clock.now());
+        if let (Some(certificate), Some(tls)) = (inside.peer_certificate(), &self.gate.listener.tls) {
+            self.grant = tls.clients.judge(&certificate).cloned().unwrap_or_default();
+            let Grant { relay, account } = &self.grant;
+            tracing::debug!(peer = %self.peer(), names = ?certificate.names, relay, account, "client certificate");
         }
+        Box::pin(self.meet()).await;
     }
 
     /// The handshake after STARTTLS.
@@ -223,7 +229,7 @@ impl<S: Stream> Driver<S> {
         self.starting_tls = false;
         let peer = self.peer();
         match secure(&self.shared, &self.gate, &mut self.stream, peer, BytesMut::new()).await {
-            true => self.secured(),
+            true => self.secured().await,
             false => self.session.handshake_failed(),
         }
     }
@@ -231,6 +237,7 @@ impl<S: Stream> Driver<S> {
     async fn run(&mut self) {
         let stage = *self.stage.borrow_and_update();
         self.heed(stage);
+        self.secured().await;
         self.hear_early_talk().await;
         loop {
             self.feed();
@@ -321,15 +328,19 @@ impl<S: Stream> Driver<S> {
                     }
                     continue;
                 }
-                Event::AuthCancelled | Event::Authenticated(_) => continue,
-                Event::Auth { .. } | Event::AuthResponse(_) => Answer::Reply(Reply::new(
-                    454,
-                    EnhancedCode::new(4, 7, 0),
-                    "authentication is not available for now",
-                )),
+                Event::AuthCancelled => {
+                    self.login.cancel();
+                    continue;
+                }
+                Event::Authenticated(_) => {
+                    self.authenticated();
+                    continue;
+                }
+                Event::Auth { mechanism, initial } => Box::pin(self.auth(&mechanism, initial.as_deref())).await,
+                Event::AuthResponse(response) => Box::pin(self.auth_step(Some(&response))).await,
                 Event::Xclient(peer) => self.xclient(&peer),
-                Event::Mail(_) => Answer::Accept,
-                Event::Recipient(recipient) => self.recipient(&recipient),
+                Event::Mail(sender) => self.sender(&sender).await,
+                Event::Recipient(recipient) => self.recipient(&recipient).await,
                 Event::Begin(begin) => self.begin(begin).await,
                 Event::End(finished) => Answer::Reply(self.finish(*finished).await),
             };
@@ -347,8 +358,10 @@ impl<S: Stream> Driver<S> {
     /// The client speaks for another from here on, and counts for it.
     fn xclient(&mut self, peer: &Peer) -> Answer {
         tracing::debug!(gateway = %self.peer(), peer = %peer.address, "session by XCLIENT");
+        self.login.forget();
+        self.grant = Grant::default();
         self.place.unlocate();
-        match self.gate.let_in(peer.address.ip(), &mut self.place) {
+        match self.shared.let_in(&self.gate, peer.address.ip(), &mut self.place) {
             Ok(()) => Answer::Accept,
             Err(Turned { reason, reply }) => {
                 self.shared.metrics.connection_refused("xclient_limit");
@@ -358,10 +371,12 @@ impl<S: Stream> Driver<S> {
         }
     }
 
-    fn recipient(&self, recipient: &Recipient) -> Answer {
+    /// Relay control.
+    fn relayed(&self, recipient: &Recipient) -> Answer {
         let peer = self.peer();
-        let standing = if self.grant.relay { Client::Trusted } else { self.gate.standing(peer.ip()) };
-        let verdict = self.gate.listener.relay.judge(standing, &recipient.path);
+        let known = self.grant.relay || self.login.account().is_some();
+        let client = if known { Client::Trusted } else { self.gate.standing(peer.ip()) };
+        let verdict = self.gate.listener.relay.judge(client, &recipient.path);
         let Some(reply) = verdict.refusal(peer.ip()) else { return Answer::Accept };
         let reason = if verdict == Verdict::HiddenRoute { "hidden_route" } else { "relay_denied" };
         self.shared.metrics.refused(reason);
@@ -373,7 +388,13 @@ impl<S: Stream> Driver<S> {
     /// Content may come when there is memory and room for it.
     async fn begin(&mut self, begin: Begin) -> Answer {
         // Boxed, so that idle connections do not pay for its size.
-        let beginning = Box::pin(Transfer::begin(&self.gate, &*self.shared.intake, self.peer().ip(), begin.expected));
+        let beginning = Box::pin(Transfer::begin(
+            &self.gate,
+            &*self.shared.intake,
+            self.peer().ip(),
+            begin.expected,
+            self.scrutiny(),
+        ));
         match beginning.await {
             Ok(transfer) => {
                 self.transfer = Some(transfer);
@@ -397,15 +418,12 @@ impl<S: Stream> Driver<S> {
         let Some(transfer) = self.take_transfer() else {
             return Reply::new(451, EnhancedCode::new(4, 3, 0), "internal error, try again");
         };
-        let Shared { clock, ids, metrics, .. } = &*self.shared;
-        let (peer, size) = (self.peer(), transfer.received());
-        let entrance = Entrance { listener: &self.gate.listener, peer };
-        let now = clock.now();
-        let envelope = entrance.envelope(finished, ids.next(now), now);
-        let trace = entrance.trace(&envelope);
-        let (sender, helo) = (envelope.reverse_path.to_string(), envelope.origin.helo.clone());
-        let recipients = envelope.recipients.len();
-        match transfer.submit(envelope, trace).await {
+        let (peer, size, helo) = (self.peer(), transfer.received(), finished.hello.name.clone());
+        let sender = finished.transaction.sender.path.to_string();
+        let recipients = finished.transaction.recipients.len();
+        let accepted = Box::pin(self.accept(transfer, finished)).await;
+        let metrics = &self.shared.metrics;
+        match accepted {
             Ok(id) => {
                 metrics.messages.inc();
                 metrics.recipients.inc_by(recipients as u64);
@@ -413,13 +431,36 @@ impl<S: Stream> Driver<S> {
                 tracing::debug!(message = %id, %peer, helo, sender, recipients, size, "message accepted");
                 Reply::new(250, EnhancedCode::new(2, 0, 0), format!("{id} queued"))
             }
-            Err(refused) => {
-                metrics.message_refused(refused.reason);
-                let reply = refused.reply;
-                tracing::info!(%peer, sender, recipients, size, reason = refused.reason, %reply, "message refused");
+            Err(Refused { reply, reason, .. }) => {
+                match reply.is_permanent() {
+                    true => metrics.refused(reason),
+                    false => metrics.message_refused(reason),
+                }
+                let account = self.session.account();
+                tracing::info!(%peer, account, sender, recipients, size, reason, %reply, "message refused");
                 reply
             }
         }
+    }
+
+    async fn accept(&mut self, mut transfer: Transfer, finished: Finished) -> Result<MessageId, Refused> {
+        transfer.complete().await?;
+        let sent = Sent::message(finished.transaction.recipients.len());
+        let counted = self.count(sent).await?;
+        let Shared { clock, ids, .. } = &*self.shared;
+        let now = clock.now();
+        let entrance = Entrance { listener: &self.gate.listener, peer: self.peer() };
+        let envelope = entrance.envelope(finished, ids.next(now), now);
+        let trace = entrance.trace(&envelope, self.hides_client(), &transfer.missing());
+        let hold = counted.as_ref().and_then(Counted::hold);
+        if hold.is_some() {
+            self.shared.metrics.messages_held.inc();
+        }
+        let accepted = transfer.submit(envelope, trace, hold).await;
+        if accepted.is_err() && counted.is_some() {
+            self.take_back(sent).await;
+        }
+        accepted
     }
 
     /// The transfer is over; commands come next.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use mail::{Envelope, MessageId, Reply};
+use mail::{Act, Envelope, MessageId, Reply};
 use queue::{Queue, SubmitError};
 use store::{CommitError, Incoming, IntakeError};
 
@@ -18,8 +18,13 @@ pub trait Draft: Send {
     fn write(&mut self, piece: Bytes) -> BoxFuture<'_, Result<(), Refused>>;
 
     /// Takes responsibility: when this returns an id the message is durable and will be delivered or reported.
-    /// `trace` goes in front of the content.
-    fn submit(self: Box<Self>, envelope: Envelope, trace: Bytes) -> BoxFuture<'static, Result<MessageId, Refused>>;
+    /// `trace` goes in front of the content. With a `hold` nothing is tried until an operator releases it.
+    fn submit(
+        self: Box<Self>,
+        envelope: Envelope,
+        trace: Bytes,
+        hold: Option<Act>,
+    ) -> BoxFuture<'static, Result<MessageId, Refused>>;
 }
 
 /// A message, or room for one, was refused.
@@ -63,10 +68,21 @@ impl Draft for QueueDraft {
         Box::pin(async move { Ok(self.content.write(piece).await?) })
     }
 
-    fn submit(self: Box<Self>, envelope: Envelope, trace: Bytes) -> BoxFuture<'static, Result<MessageId, Refused>> {
+    fn submit(
+        self: Box<Self>,
+        envelope: Envelope,
+        trace: Bytes,
+        hold: Option<Act>,
+    ) -> BoxFuture<'static, Result<MessageId, Refused>> {
         Box::pin(async move {
             let Self { queue, content } = *self;
-            Ok(queue.submit(envelope, trace, content).await?)
+            Ok(match hold {
+                None => queue.submit(envelope, trace, content).await?,
+                Some(act) => {
+                    let reply = Reply::new(450, mail::EnhancedCode::new(4, 7, 1), act.reason);
+                    return Err(Refused { reply, reason: "account_held", passing: false });
+                }
+            })
         })
     }
 }

@@ -15,6 +15,8 @@
 
 #![forbid(unsafe_code)]
 
+mod bans;
+mod books;
 mod bound;
 mod budget;
 mod connections;
@@ -23,19 +25,24 @@ mod input;
 mod intake;
 mod metrics;
 mod network;
+mod operators;
 mod proxy;
 mod reception;
 mod relay;
 mod settings;
 mod stream;
+mod submission;
 mod tls;
 mod transfer;
 
+pub use bans::{Ban, BanSettings};
 pub use bound::ReceptionError;
 pub use intake::{Draft, Intake, QueueIntake, Refused};
 pub use metrics::{Handshake, Metrics, Reason};
 pub use network::{InvalidNetwork, Network, Networks};
+pub use operators::{BanSummary, OperatorError};
 pub use reception::{Drained, Parts, Reception};
 pub use relay::{Client, DomainPattern, OddLocalParts, Relay, Verdict};
 pub use settings::{ConnectionLimits, Listener, ListenerTls, Role, Settings, Socket};
 pub use stream::Stream;
+pub use submission::{AccountLimits, Spike, SpikeRule, Submission, UseSummary};

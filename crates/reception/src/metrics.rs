@@ -14,14 +14,15 @@ pub struct Metrics {
     /// Sessions that are open.
     pub sessions: Gauge,
     /// Connections refused before their session began: `total`, `address`, `ipv4_network`, `ipv6_network`, `internal`,
-    /// `proxy_missing`, `proxy_invalid`, `proxy_time`; or later: `xclient_limit`.
+    /// `banned`, `proxy_missing`, `proxy_invalid`, `proxy_time`; or later: `xclient_limit`.
     pub connections_refused: Family<Reason, Counter>,
     /// Times that the operating system gave no connection, mostly because files ran out.
     pub accept_errors: Counter,
     /// Sessions ended, by why: the labels of [`smtp::server::CloseReason`].
     pub closed: Family<Reason, Counter>,
     /// Commands, recipients and messages refused by the rules of a session, by why: the labels of
-    /// [`smtp::server::Refusal`], and `relay_denied` and `hidden_route` of relay control.
+    /// [`smtp::server::Refusal`], `relay_denied` and `hidden_route` of relay control, and of what accounts submit `send_as`,
+    /// `null_sender`, `account_limit`, `no_from`, `header_line`, `header_twice` and `header_address`.
     pub refused: Family<Reason, Counter>,
     /// Messages accepted.
     pub messages: Counter,
@@ -30,6 +31,12 @@ pub struct Metrics {
     /// Messages that could not be taken for now: `in_flight` is the limit of memory of this room, `in_flight_slow` made way
     /// for others, the rest are words of the store and the queue.
     pub messages_refused: Family<Reason, Counter>,
+    /// Networks that are refused at connect.
+    pub bans: Gauge,
+    /// Accounts whose mail is held for a spike.
+    pub accounts_held: Gauge,
+    /// Messages that were accepted and held because their account was.
+    pub messages_held: Counter,
     /// Octets of content accepted.
     pub content_bytes: Counter,
     /// Octets read from clients.
@@ -87,6 +94,9 @@ impl Metrics {
             "Messages that could not be taken for now, by why",
             metrics.messages_refused.clone(),
         );
+        room.register("bans", "Networks that are refused at connect", metrics.bans.clone());
+        room.register("accounts_held", "Accounts whose mail is held", metrics.accounts_held.clone());
+        room.register("messages_held", "Messages accepted and held with their account", metrics.messages_held.clone());
         room.register("content_bytes", "Octets of content accepted", metrics.content_bytes.clone());
         room.register("received_bytes", "Octets read from clients", metrics.received_bytes.clone());
         room.register("sent_bytes", "Octets written to clients", metrics.sent_bytes.clone());

@@ -53,6 +53,11 @@ impl Network {
         }
     }
 
+    /// Whether it is of IPv4, and its prefix.
+    pub(crate) fn kind(&self) -> (bool, u8) {
+        (self.address.is_ipv4(), self.prefix)
+    }
+
     /// Whether `address` lies in it. An IPv4 address mapped into IPv6 counts as IPv4.
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();

@@ -2,16 +2,19 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use directory::Directory;
 use futures_util::FutureExt;
-use mail::{Clock, EnhancedCode, MessageIds, Reply};
+use mail::{Clock, EnhancedCode, MessageIds, Observer, Reply};
 use smtp::server::Config;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::bans::BanSettings;
+use crate::books::Books;
 use crate::bound::{self, ReceptionError};
 use crate::budget::Budget;
 use crate::connections::{Connections, Full, Place};
@@ -21,6 +24,7 @@ use crate::metrics::Metrics;
 use crate::relay::Client;
 use crate::settings::{Listener, Role, Settings, Socket};
 use crate::stream::Stream;
+use crate::submission::Submission;
 use crate::tls::Wire;
 
 /// How long the accepting of connections pauses when the operating system has no more files or memory.
@@ -38,6 +42,10 @@ pub struct Parts {
     pub ids: Arc<MessageIds>,
     /// Counters.
     pub metrics: Metrics,
+    /// Who has accounts.
+    pub directory: Directory,
+    /// Listens to facts about clients and accounts.
+    pub observer: Arc<dyn Observer>,
 }
 
 /// Takes connections at all listeners; clones share it.
@@ -60,6 +68,9 @@ pub(crate) struct Shared {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) ids: Arc<MessageIds>,
     pub(crate) metrics: Metrics,
+    pub(crate) directory: Directory,
+    pub(crate) observer: Arc<dyn Observer>,
+    pub(crate) books: OnceLock<Books>,
     pub(crate) stage: watch::Sender<Stage>,
     connections: Connections,
 }
@@ -100,6 +111,8 @@ pub(crate) struct Gate {
     pub(crate) session: Arc<Config>,
     pub(crate) budget: Arc<Budget>,
     pub(crate) patience: Duration,
+    pub(crate) submission: Arc<Submission>,
+    pub(crate) bans: Arc<BanSettings>,
 }
 
 /// How a drain went.
@@ -114,10 +127,11 @@ pub struct Drained {
 impl Reception {
     /// Listens nowhere yet.
     pub fn new(parts: Parts) -> Self {
-        let Parts { intake, clock, ids, metrics } = parts;
+        let Parts { intake, clock, ids, metrics, directory, observer } = parts;
         let connections = Connections::new(Default::default());
         let stage = watch::Sender::new(Stage::Open);
-        let shared = Arc::new(Shared { intake, clock, ids, metrics, stage, connections });
+        let books = OnceLock::new();
+        let shared = Arc::new(Shared { intake, clock, ids, metrics, directory, observer, books, stage, connections });
         Self(Arc::new(Inner { shared, state: Mutex::default() }))
     }
 
@@ -206,8 +220,16 @@ impl Reception {
         self.0.shared.connections.limit(settings.connections.clone());
         let budget = state.budget(settings.in_flight, &self.0.shared.metrics);
         let mut old: Vec<_> = std::mem::take(&mut state.bounds).into_iter().map(Some).collect();
+        let (submission, bans) = (Arc::new(settings.submission), Arc::new(settings.bans));
         for (listener, source) in settings.listeners.into_iter().zip(plan.0) {
-            let gate = Gate::new(listener, budget.clone(), settings.patience);
+            let gate = Arc::new(Gate {
+                session: Arc::new(listener.session.clone()),
+                listener,
+                budget: budget.clone(),
+                patience: settings.patience,
+                submission: submission.clone(),
+                bans: bans.clone(),
+            });
             let mut bound = match source {
                 Origin::Kept(at) => match old[at].take() {
                     Some(bound) => bound.with(gate),
@@ -221,6 +243,10 @@ impl Reception {
             state.bounds.push(bound);
         }
         Ok(())
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.0.shared
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -286,11 +312,6 @@ impl State {
 }
 
 impl Gate {
-    fn new(listener: Listener, budget: Arc<Budget>, patience: Duration) -> Arc<Self> {
-        let session = Arc::new(listener.session.clone());
-        Arc::new(Self { listener, session, budget, patience })
-    }
-
     /// Whether connections from `address` count for that address and its network: not for the operator's own clients, and
     /// not for gateways, which will say for whom they speak.
     pub(crate) fn counts(&self, address: IpAddr) -> bool {
@@ -302,17 +323,6 @@ impl Gate {
         match self.listener.role {
             Role::Relay | Role::Internal if self.listener.relay.networks.contains(address) => Client::Trusted,
             _ => Client::Stranger,
-        }
-    }
-
-    /// Judges a client whose address is known, and counts its connection.
-    pub(crate) fn let_in(&self, address: IpAddr, place: &mut Place) -> Result<(), Turned> {
-        if let Some(turned) = self.closed_to(address) {
-            return Err(turned);
-        }
-        match self.counts(address) {
-            true => place.locate(address).map_err(Turned::from),
-            false => Ok(()),
         }
     }
 
@@ -370,7 +380,7 @@ impl Shared {
         };
         // A proxy is no client: who is behind it will be judged.
         if !gate.listener.proxy_from.contains(peer.ip())
-            && let Err(turned) = gate.let_in(peer.ip(), &mut place)
+            && let Err(turned) = self.let_in(&gate, peer.ip(), &mut place)
         {
             return self.turn_away(&gate, &stream, peer, &turned);
         }
@@ -382,6 +392,29 @@ impl Shared {
             peer,
             local,
         }));
+    }
+
+    /// Judges a client whose address is known, and counts its connection.
+    pub(crate) fn let_in(&self, gate: &Gate, address: IpAddr, place: &mut Place) -> Result<(), Turned> {
+        if let Some(turned) = self.banned(gate, address).or_else(|| gate.closed_to(address)) {
+            return Err(turned);
+        }
+        match gate.counts(address) {
+            true => place.locate(address).map_err(Turned::from),
+            false => Ok(()),
+        }
+    }
+
+    /// The refusal of a banned client. Bans for failed logins count where there are logins; those by hand, everywhere.
+    pub(crate) fn banned(&self, gate: &Gate, address: IpAddr) -> Option<Turned> {
+        let ban = self.books().bans.on(address, self.clock.now())?;
+        let logins = !gate.session.auth.mechanisms.is_empty() && !gate.bans.spared.contains(address);
+        let counts = !ban.is_for_failures() || logins;
+        counts.then(|| Turned { reason: "banned", reply: ban.reply(address) })
+    }
+
+    pub(crate) fn books(&self) -> &Books {
+        self.books.get_or_init(|| Books::in_memory(&self.metrics))
     }
 
     /// Says why and closes. The reply fits any fresh socket's buffer, so nobody waits. A client that waits for a TLS

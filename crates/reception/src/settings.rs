@@ -7,8 +7,10 @@ use std::time::Duration;
 use ::tls::{Acceptor, ClientCertificates};
 use smtp::server::Config;
 
+use crate::bans::BanSettings;
 use crate::network::Networks;
 use crate::relay::Relay;
+use crate::submission::Submission;
 
 /// Everything that can change while the server runs.
 #[derive(Clone, Debug)]
@@ -23,6 +25,10 @@ pub struct Settings {
     pub in_flight: u64,
     /// How long a transaction waits for memory. 10 s.
     pub patience: Duration,
+    /// What holds for accounts.
+    pub submission: Submission,
+    /// What failed logins lead to.
+    pub bans: BanSettings,
 }
 
 impl Settings {
@@ -33,6 +39,8 @@ impl Settings {
             connections: ConnectionLimits::default(),
             in_flight: 16 << 20,
             patience: Duration::from_secs(10),
+            submission: Submission::default(),
+            bans: BanSettings::default(),
         }
     }
 }

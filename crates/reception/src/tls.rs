@@ -127,7 +127,6 @@ impl<S: Stream> SecureStream<S> {
 
     /// What binds an authentication to this session (`tls-exporter`, RFC 9266). Nothing under TLS 1.2, where a man in the
     /// middle may bring two sessions to the same value unless both sides use an extension (RFC 9266 §3).
-    #[expect(dead_code, reason = "AUTH will bind to it")]
     pub(crate) fn exporter(&self) -> Option<[u8; 32]> {
         let state = self.state();
         if state.tls.protocol_version() != Some(ProtocolVersion::TLSv1_3) {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mail::{
-    BodyKind, EnhancedCode, Envelope, ForwardPath, Host, LocalPart, Mailbox, MessageId, Origin, Received, Recipient,
-    Reply, Timestamp, TlsDemand, Utf8,
+    Act, BodyKind, EnhancedCode, Envelope, ForwardPath, Host, LocalPart, Mailbox, MessageId, Origin, Received,
+    Recipient, Reply, Timestamp, TlsDemand, Utf8,
 };
 use smtp::server::Finished;
 use tokio::time::Instant;
@@ -17,6 +17,7 @@ use crate::connections::network_of;
 use crate::intake::{Draft, Intake, Refused};
 use crate::reception::Gate;
 use crate::settings::Listener;
+use crate::submission::{Gather, Missing, Scrutiny};
 
 /// Octets of one message that count at most: when memory is short, the store streams larger content to disk.
 const WINDOW: u64 = 256 << 10;
@@ -43,6 +44,15 @@ pub(crate) struct Transfer {
     /// When it will have been too slow unless more comes.
     slow_from: Instant,
     draft: Result<Box<dyn Draft>, Refused>,
+    head: Head,
+}
+
+/// The header section of a message that an account submits.
+enum Head {
+    /// Held back until it is whole.
+    Waiting(Scrutiny, Gather),
+    /// Gone on, with what is to stand in front of it; of mail that nobody submits, unseen.
+    Passed(Missing),
 }
 
 impl Transfer {
@@ -52,6 +62,7 @@ impl Transfer {
         intake: &dyn Intake,
         peer: IpAddr,
         expected: Option<u64>,
+        scrutiny: Option<Scrutiny>,
     ) -> Result<Self, Refused> {
         let patient_until = Instant::now() + gate.patience;
         let granted = expected.unwrap_or(FIRST).clamp(LEAST, STEP);
@@ -74,6 +85,10 @@ impl Transfer {
             received: 0,
             slow_from: Instant::now() + GRACE,
             draft: Ok(draft),
+            head: match scrutiny {
+                Some(scrutiny) => Head::Waiting(scrutiny, Gather::default()),
+                None => Head::Passed(Missing::default()),
+            },
         })
     }
 
@@ -97,7 +112,33 @@ impl Transfer {
                 Err(_) => return self.give_up(short()),
             }
         }
+        let Head::Waiting(_, gather) = &mut self.head else { return self.keep(piece).await };
+        if let Some((header, rest)) = gather.push(piece) {
+            self.pass_head(header).await;
+            self.keep(rest).await;
+        } else if gather.len() as u64 > self.gate.session.limits.header {
+            let reply = Reply::new(552, EnhancedCode::new(5, 3, 4), "the header is too large");
+            self.give_up(Refused { reply, reason: "header_size", passing: false });
+        }
+    }
+
+    /// The header section is whole.
+    async fn pass_head(&mut self, header: Bytes) {
+        let Head::Waiting(scrutiny, _) = &self.head else { return };
+        match scrutiny.pass(header) {
+            Ok((pieces, missing)) => {
+                self.head = Head::Passed(missing);
+                for piece in pieces {
+                    self.keep(piece).await;
+                }
+            }
+            Err(refused) => self.give_up(refused),
+        }
+    }
+
+    async fn keep(&mut self, piece: Bytes) {
         if let Ok(draft) = &mut self.draft
+            && !piece.is_empty()
             && let Err(refused) = draft.write(piece).await
         {
             self.give_up(refused);
@@ -120,14 +161,38 @@ impl Transfer {
         self.received
     }
 
+    /// All of the content is there. Tells why it cannot be taken, if so.
+    pub(crate) async fn complete(&mut self) -> Result<(), Refused> {
+        if let Head::Waiting(_, gather) = &mut self.head {
+            // A message of a header section alone, without the empty line behind it.
+            let header = std::mem::take(gather).finish();
+            self.pass_head(header).await;
+        }
+        self.draft.as_ref().map(|_| ()).map_err(Refused::clone)
+    }
+
+    /// What is to stand in front of the content, behind our `Received` field.
+    pub(crate) fn missing(&self) -> Missing {
+        match &self.head {
+            Head::Waiting(..) => Missing::default(),
+            Head::Passed(missing) => missing.clone(),
+        }
+    }
+
     /// Hands the message over. Its share of memory comes back whatever happens.
-    pub(crate) async fn submit(self, envelope: Envelope, trace: Bytes) -> Result<MessageId, Refused> {
-        self.draft?.submit(envelope, trace).await
+    pub(crate) async fn submit(
+        self,
+        envelope: Envelope,
+        trace: Bytes,
+        hold: Option<Act>,
+    ) -> Result<MessageId, Refused> {
+        self.draft?.submit(envelope, trace, hold).await
     }
 
     /// Lets go of everything at once, so that others can have it.
     fn give_up(&mut self, refused: Refused) {
         self.draft = Err(refused);
+        self.head = Head::Passed(Missing::default());
         self.share = self.gate.budget.share(None);
     }
 }
@@ -167,16 +232,24 @@ impl Entrance<'_> {
             tenant: None,
             campaign: None,
             account,
-            tls: if parameters.require_tls { TlsDemand::Required } else { TlsDemand::Default },
+            // RFC 8689 §4.1: the parameter counts more than the field.
+            tls: match (parameters.require_tls, content.tls_optional) {
+                (true, _) => TlsDemand::Required,
+                (false, true) => TlsDemand::NotRequired,
+                (false, false) => TlsDemand::Default,
+            },
             deliver_by: parameters.deliver_by.map(|by| by.from(received_at)),
             release_at: parameters.release.map(|release| release.at(received_at)),
             priority: parameters.priority.unwrap_or_default(),
         }
     }
 
-    /// Our `Received` field.
-    pub(crate) fn trace(&self, envelope: &Envelope) -> Bytes {
-        Received::new(&self.listener.session.hostname, envelope).to_field().into()
+    /// Our `Received` field, and what the message lacked behind it.
+    pub(crate) fn trace(&self, envelope: &Envelope, hide_client: bool, missing: &Missing) -> Bytes {
+        let hostname = &self.listener.session.hostname;
+        let mut trace = Received { client: !hide_client, ..Received::new(hostname, envelope) }.to_field();
+        missing.write_to(&mut trace, hostname, envelope.id, envelope.received_at);
+        trace.into()
     }
 
     /// The bare `<postmaster>` (RFC 5321 §4.5.1) means the postmaster of the name that we answer by.

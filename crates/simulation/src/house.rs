@@ -94,7 +94,14 @@ impl House {
         let intake: Arc<dyn Intake> =
             if planted == Some(Planted::ReportForNull) { Arc::new(Renaming(intake)) } else { Arc::new(intake) };
         let ids = Arc::new(MessageIds::new(random.clone()));
-        let reception = Reception::new(reception::Parts { intake, clock, ids, metrics: incoming.clone() });
+        let reception = Reception::new(reception::Parts {
+            intake,
+            clock,
+            ids,
+            metrics: incoming.clone(),
+            directory: directory::Directory::new(directory::Metrics::default()),
+            observer: Arc::new(()),
+        });
         reception.bind(listeners(scene)).expect("nothing is to be bound");
         tokio::spawn({
             let queue = queue.clone();
@@ -354,12 +361,13 @@ impl Draft for RenamingDraft {
         self: Box<Self>,
         mut envelope: Envelope,
         trace: bytes::Bytes,
+        hold: Option<mail::Act>,
     ) -> futures_util::future::BoxFuture<'static, Result<MessageId, Refused>> {
         if envelope.reverse_path == ReversePath::Null
             && let Ok(mailbox) = mail::Mailbox::parse("s0@d0.example", Utf8::Refused)
         {
             envelope.reverse_path = ReversePath::Mailbox(mailbox);
         }
-        self.0.submit(envelope, trace)
+        self.0.submit(envelope, trace, hold)
     }
 }

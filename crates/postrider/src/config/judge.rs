@@ -16,6 +16,7 @@ pub fn judge(configuration: &Configuration, places: &Places) -> Vec<Problem> {
     super::listener::judge(configuration, places, &mut problems);
     super::accounts::judge(configuration, places, &mut problems);
     super::tls::judge(configuration, places, &mut problems);
+    super::submission::judge(configuration, places, &mut problems);
     sources(configuration, places, &mut problems);
     routes(configuration, places, &mut problems);
     own_domains(configuration, places, &mut problems);

@@ -21,6 +21,7 @@ mod places;
 mod problem;
 mod reference;
 mod source;
+mod submission;
 mod tls;
 mod tree;
 mod types;
@@ -28,7 +29,7 @@ mod units;
 
 use std::path::Path;
 
-pub use listener::{Endings, Listener, Protocol, Role, TlsUse};
+pub use listener::{AuthUse, Endings, Listener, Protocol, Role, TlsUse};
 pub use nexthop::NextHop;
 pub use outgoing_tls::{Fingerprint, OutgoingTls};
 pub use places::Places;

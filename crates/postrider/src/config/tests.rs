@@ -1,6 +1,6 @@
 use std::path::Path;
 
-use super::listener::{AuthUse, TlsUse};
+use super::listener::TlsUse;
 use super::*;
 
 fn problems(text: &str) -> String {

@@ -75,6 +75,12 @@ pub struct Configuration {
     /// The bounds of connections from clients.
     #[serde(default)]
     pub connections: Connections,
+    /// What holds for mail that accounts submit.
+    #[serde(default)]
+    pub submission: super::submission::Submission,
+    /// What failed logins lead to.
+    #[serde(default)]
+    pub bans: super::submission::Bans,
     /// When mail that could not be delivered is tried again, and when it is given up.
     #[serde(default)]
     pub retry: Retry,
@@ -98,7 +104,7 @@ pub struct Configuration {
     pub log: Log,
 }
 
-fn loopback() -> Vec<Network> {
+pub(super) fn loopback() -> Vec<Network> {
     vec![
         Network { address: [127, 0, 0, 0].into(), prefix: 8 },
         Network { address: std::net::Ipv6Addr::LOCALHOST.into(), prefix: 128 },

@@ -97,6 +97,11 @@ impl Control {
                 }
                 answer.item(&self.acme.status()).await
             }
+            Request::Bans
+            | Request::Ban { .. }
+            | Request::LiftBan { .. }
+            | Request::AccountUses { .. }
+            | Request::ReleaseAccount { .. } => self.about_clients(request, answer).await,
             Request::Act { action, selection, author, reason } => {
                 self.act(action, &selection, &author, &reason, answer).await
             }
@@ -123,7 +128,7 @@ impl Control {
     }
 
     /// Acts, and tells the client now and then how far that came. If the client leaves, the act goes on.
-    async fn act(
+    pub(super) async fn act(
         &self,
         action: Action,
         selection: &Selection,

@@ -6,6 +6,7 @@
 
 mod answer;
 mod client;
+mod clients;
 mod server;
 
 use mail::{Destination, MessageId};
@@ -65,6 +66,42 @@ pub enum Request {
     Acme {
         /// Get a new one first.
         renew: bool,
+    },
+    /// The bans in force: one item each.
+    Bans,
+    /// Refuses a network at connect: one item, the ban.
+    Ban {
+        /// It, or one address.
+        network: String,
+        /// For how long; without end if not set.
+        time: Option<std::time::Duration>,
+        /// Who.
+        author: String,
+        /// Why.
+        reason: String,
+    },
+    /// Lifts a ban: one item that says whether there was one.
+    LiftBan {
+        /// What is banned.
+        network: String,
+        /// Who.
+        author: String,
+        /// Why.
+        reason: String,
+    },
+    /// What accounts have sent: one item each.
+    AccountUses {
+        /// Only this one.
+        account: Option<String>,
+    },
+    /// Ends the hold on an account, and releases its messages: one item that says how much was done.
+    ReleaseAccount {
+        /// The account.
+        account: String,
+        /// Who.
+        author: String,
+        /// Why.
+        reason: String,
     },
     /// Does something: one item that says how much was done, and while it goes on now and then how far it came.
     Act {

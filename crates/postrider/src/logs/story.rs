@@ -31,6 +31,19 @@ impl Observer for Story {
             Event::Finished { message, age } => {
                 info!(target: "postrider", message = %message, age_ms = millis(*age), "finished");
             }
+            Event::Banned { network, until, author, reason } => {
+                let until = until.map(tracing::field::display);
+                warn!(target: "postrider", network, until, author, reason, "banned");
+            }
+            Event::BanLifted { network, act: Act { author, reason, .. } } => {
+                info!(target: "postrider", network, author, reason, "ban lifted");
+            }
+            Event::AccountHeld { account, recipients, usual } => {
+                warn!(target: "postrider", account, recipients, usual, "account held");
+            }
+            Event::AccountReleased { account, act: Act { author, reason, .. } } => {
+                info!(target: "postrider", account, author, reason, "account released");
+            }
             Event::LaneBackedOff { site, source, until, reason } => {
                 warn!(target: "postrider", site = %site, source = &**source, until = %until, reason, "site rests");
             }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use mail::{EnhancedCode, Envelope, MessageId, Reply};
+use mail::{Act, EnhancedCode, Envelope, MessageId, Reply};
 use reception::{Draft, Intake, Listener, Networks, Refused, Relay, Settings, Socket};
 
 use crate::logs::{recipient, sender};
@@ -59,7 +59,12 @@ impl Draft for CaptureDraft {
         async { Ok(()) }.boxed()
     }
 
-    fn submit(self: Box<Self>, envelope: Envelope, trace: Bytes) -> BoxFuture<'static, Result<MessageId, Refused>> {
+    fn submit(
+        self: Box<Self>,
+        envelope: Envelope,
+        trace: Bytes,
+        _: Option<Act>,
+    ) -> BoxFuture<'static, Result<MessageId, Refused>> {
         async move {
             let path = self.folder.join(format!("{}.eml", envelope.id));
             let told = line(&envelope, &path);

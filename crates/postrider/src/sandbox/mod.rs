@@ -94,6 +94,8 @@ fn open_capture(folder: &Path) -> Result<(Reception, SocketAddr), SandboxError> 
         clock: Arc::new(SystemClock) as Arc<dyn Clock>,
         ids: Arc::new(MessageIds::new(Randomness::from_system())),
         metrics: reception::Metrics::register(&mut Registry::default()),
+        directory: directory::Directory::new(directory::Metrics::default()),
+        observer: Arc::new(()),
     });
     reception.bind(capture::settings(listener, address)).map_err(ServeError::from)?;
     Ok((reception, address))

@@ -31,7 +31,7 @@ use tracing::{error, info, warn};
 
 use crate::config::{self, Loaded, Problems};
 use crate::control;
-use crate::logs::Logging;
+use crate::logs::{Logging, Story};
 use intake::LateIntake;
 use privileges::Identity;
 use rooms::Rooms;
@@ -181,12 +181,15 @@ impl Prepared {
         files::raise();
         let handed = Handed::take().map_err(ServeError::system("take the sockets of systemd"))?;
         let mut meters = Meters::new();
+        let directory = Directory::new(directory::Metrics::register(meters.registry()));
         let intake = Arc::new(LateIntake::default());
         let reception = Reception::new(reception::Parts {
             intake: Arc::clone(&intake) as Arc<dyn reception::Intake>,
             clock: Arc::new(SystemClock),
             ids: Arc::new(MessageIds::new(Randomness::from_system())),
             metrics: reception::Metrics::register(meters.registry()),
+            directory: directory.clone(),
+            observer: Arc::new(Story),
         });
         let security = Security::default();
         reception.bind(settings::reception(configuration, &handed, &security)?)?;
@@ -196,7 +199,6 @@ impl Prepared {
             identity.own(folder).map_err(ServeError::system(format!("give {} to the user", folder.display())))?;
             identity.assume()?;
         }
-        let directory = Directory::new(directory::Metrics::register(meters.registry()));
         Ok(Self { loaded, source, handed, reception, security, web, directory, intake, meters })
     }
 

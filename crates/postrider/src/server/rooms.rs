@@ -58,6 +58,7 @@ impl Rooms {
         let keeper = Keeper::open(configuration, &security, &clock, &randomness, meters.registry())?;
         let secret = directory::Secret::open(&configuration.store.path.join(DIRECTORY_KEY))?;
         directory.configure(settings::accounts(&loaded, &secret, &tables)?)?;
+        reception.remember(tables.clone()).await?;
         let dns_metrics = dns::Metrics::register(meters.registry());
         let resolver = dns::Resolver::new(configuration.dns.to_settings(), Arc::clone(&clock), dns_metrics)?;
         super::dnssec::tell(resolver.clone());

@@ -10,8 +10,8 @@ use super::files;
 use super::security::Security;
 use super::supervision::Handed;
 use crate::config::{
-    Configuration, Endings, Listener, Loaded, NextHop, OddLocalParts, OutgoingTls, Pattern, Protocol, Retry, Role,
-    Route, TlsUse,
+    AuthUse, Configuration, Endings, Listener, Loaded, NextHop, OddLocalParts, OutgoingTls, Pattern, Period, Protocol,
+    Retry, Role, Route, TlsUse,
 };
 
 /// What cannot be expressed, although every value is right by itself.
@@ -93,6 +93,8 @@ pub fn reception(
         },
         in_flight: configuration.connections.in_flight.0,
         patience: configuration.connections.patience.0,
+        submission: configuration.submission.to_settings(),
+        bans: configuration.bans.to_settings(&configuration.networks),
         ..reception::Settings::new(listeners)
     })
 }
@@ -120,6 +122,10 @@ fn one_listener(
             TlsUse::Required => smtp::server::TlsOffer::Required,
             TlsUse::Implicit => smtp::server::TlsOffer::Implicit,
         },
+        auth: auth(listener),
+        future_release: some(configuration.submission.future_release),
+        deliver_by: some(configuration.submission.deliver_by),
+        mt_priority: configuration.submission.priority,
         ..smtp::server::Config::new(configuration.hostname.0.clone())
     };
     let mut made = reception::Listener::new(name, address, session, relay(configuration));
@@ -135,6 +141,20 @@ fn one_listener(
     made.proxy_time = configuration.connections.proxy_time.0;
     made.xclient_from = networks(&listener.xclient);
     made
+}
+
+/// Which of the mechanisms can be had is decided on each line anew, by what the accounts have and the line can.
+fn auth(listener: &Listener) -> smtp::server::AuthOffer {
+    let all = || directory::Mechanism::ALL.iter().map(|mechanism| mechanism.as_str().to_owned()).collect();
+    match listener.auth() {
+        AuthUse::Off => smtp::server::AuthOffer::default(),
+        AuthUse::Offered => smtp::server::AuthOffer { mechanisms: all(), required: false },
+        AuthUse::Required => smtp::server::AuthOffer { mechanisms: all(), required: true },
+    }
+}
+
+fn some(period: Period) -> Option<std::time::Duration> {
+    Some(period.0).filter(|period| !period.is_zero())
 }
 
 fn relay(configuration: &Configuration) -> reception::Relay {

@@ -6,5 +6,6 @@ mod limits;
 mod messages;
 mod secure;
 mod settings;
+mod submission;
 mod testing;
 mod whole;

@@ -21,9 +21,9 @@ use tokio_rustls::client::TlsStream;
 use crate::testing::{Server, settings, until, within};
 
 /// A certificate with its key, in PEM form.
-struct Made(String, String);
+pub struct Made(pub String, pub String);
 
-fn made(names: &[&str]) -> Made {
+pub fn made(names: &[&str]) -> Made {
     let names: Vec<String> = names.iter().map(ToString::to_string).collect();
     let (chain, key) = tls::self_signed(&names, None).unwrap();
     Made(chain, key)
@@ -40,12 +40,12 @@ fn identities(names: &[&[&str]]) -> Identities {
     Identities::new(names.iter().map(|names| made(names).identity()).collect())
 }
 
-fn implicit(acceptor: AcceptorSettings) -> ListenerTls {
+pub fn implicit(acceptor: AcceptorSettings) -> ListenerTls {
     let acceptor = Acceptor::new(&identities(&[&["mx.example.org"]]), acceptor).unwrap();
     ListenerTls { implicit: true, ..ListenerTls::new(acceptor) }
 }
 
-fn with(tls: ListenerTls) -> Settings {
+pub fn with(tls: ListenerTls) -> Settings {
     let mut settings = settings();
     settings.listeners[0].session.tls = if tls.implicit { TlsOffer::Implicit } else { TlsOffer::StartTls };
     settings.listeners[0].tls = Some(tls);
@@ -99,7 +99,7 @@ impl ServerCertVerifier for Anybody {
 }
 
 /// A client's configuration with these versions, which shows this certificate.
-fn client(versions: &[&'static rustls::SupportedProtocolVersion], shows: Option<&Made>) -> ClientConfig {
+pub fn client(versions: &[&'static rustls::SupportedProtocolVersion], shows: Option<&Made>) -> ClientConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone()).with_protocol_versions(versions).unwrap();
     let builder = builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider)));
@@ -113,30 +113,30 @@ fn client(versions: &[&'static rustls::SupportedProtocolVersion], shows: Option<
 }
 
 /// An SMTP client inside TLS.
-struct Secure {
+pub struct Secure {
     stream: TlsStream<TcpStream>,
     read: Vec<u8>,
 }
 
 impl Secure {
-    async fn over(stream: TcpStream, config: &Arc<ClientConfig>, name: &str) -> std::io::Result<Self> {
+    pub async fn over(stream: TcpStream, config: &Arc<ClientConfig>, name: &str) -> std::io::Result<Self> {
         let name = ServerName::try_from(name.to_owned()).unwrap();
         let stream = within(TlsConnector::from(config.clone()).connect(name, stream)).await?;
         Ok(Self { stream, read: Vec::new() })
     }
 
-    async fn connect(server: &Server, config: &Arc<ClientConfig>) -> std::io::Result<Self> {
+    pub async fn connect(server: &Server, config: &Arc<ClientConfig>) -> std::io::Result<Self> {
         let stream = within(TcpStream::connect(server.address())).await.unwrap();
         Self::over(stream, config, "mx.example.org").await
     }
 
-    async fn ask(&mut self, text: &str, expected: &str) -> String {
+    pub async fn ask(&mut self, text: &str, expected: &str) -> String {
         within(self.stream.write_all(text.as_bytes())).await.unwrap();
         self.expect(expected).await
     }
 
     /// The next reply, all of its lines.
-    async fn expect(&mut self, expected: &str) -> String {
+    pub async fn expect(&mut self, expected: &str) -> String {
         let mut reply = String::new();
         loop {
             while let Some(end) = self.read.iter().position(|octet| *octet == b'\n') {
@@ -164,12 +164,17 @@ impl Secure {
         self.stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned()
     }
 
+    /// Whether the server has closed.
+    pub async fn is_over(&mut self) -> bool {
+        self.read.is_empty() && !matches!(within(self.stream.read_buf(&mut self.read)).await, Ok(octets) if octets > 0)
+    }
+
     fn kind(&self) -> HandshakeKind {
         self.stream.get_ref().1.handshake_kind().unwrap()
     }
 }
 
-const BOTH: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS12, &rustls::version::TLS13];
+pub const BOTH: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS12, &rustls::version::TLS13];
 
 #[tokio::test]
 async fn mail_comes_inside_tls_of_both_versions() {

@@ -6,9 +6,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use directory::Directory;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use mail::{Domain, EnhancedCode, Envelope, MessageId, MessageIds, Randomness, Reply, SystemClock};
+use mail::{
+    Act, Domain, EnhancedCode, Envelope, Event, MessageId, MessageIds, Observer, Randomness, Reply, SystemClock,
+};
 use reception::{Draft, Drained, Intake, Listener, Metrics, Parts, Reception, Refused, Relay, Settings};
 use smtp::server::Config;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -21,6 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// A message as the inbox got it.
 pub struct Arrived {
     pub envelope: Envelope,
+    pub hold: Option<Act>,
     pub trace: String,
     pub content: String,
 }
@@ -68,7 +72,12 @@ impl Draft for InboxDraft {
         async { Ok(()) }.boxed()
     }
 
-    fn submit(self: Box<Self>, envelope: Envelope, trace: Bytes) -> BoxFuture<'static, Result<MessageId, Refused>> {
+    fn submit(
+        self: Box<Self>,
+        envelope: Envelope,
+        trace: Bytes,
+        hold: Option<Act>,
+    ) -> BoxFuture<'static, Result<MessageId, Refused>> {
         async move {
             self.inbox.waiting.add_permits(1);
             self.inbox.gate.acquire().await.unwrap().forget();
@@ -78,7 +87,7 @@ impl Draft for InboxDraft {
             let id = envelope.id;
             let trace = String::from_utf8(trace.to_vec()).unwrap();
             let content = String::from_utf8(self.content).unwrap();
-            self.inbox.arrived.send(Arrived { envelope, trace, content }).unwrap();
+            self.inbox.arrived.send(Arrived { envelope, hold, trace, content }).unwrap();
             Ok(id)
         }
         .boxed()
@@ -90,6 +99,7 @@ pub struct Server {
     pub reception: Reception,
     pub metrics: Metrics,
     pub inbox: Arc<Inbox>,
+    pub facts: Facts,
     arrived: mpsc::UnboundedReceiver<Arrived>,
 }
 
@@ -110,10 +120,39 @@ pub fn settings() -> Settings {
 
 /// Takes messages into `intake`.
 pub fn bind(intake: Arc<dyn Intake>, metrics: Metrics, settings: Settings) -> Reception {
+    let directory = Directory::new(directory::Metrics::default());
+    bind_with(intake, metrics, settings, directory, Arc::new(()))
+}
+
+/// The same, for accounts, and with somebody who listens to facts.
+pub fn bind_with(
+    intake: Arc<dyn Intake>,
+    metrics: Metrics,
+    settings: Settings,
+    directory: Directory,
+    observer: Arc<dyn Observer>,
+) -> Reception {
     let ids = Arc::new(MessageIds::new(Randomness::from_system()));
-    let reception = Reception::new(Parts { intake, clock: Arc::new(SystemClock), ids, metrics });
+    let parts = Parts { intake, clock: Arc::new(SystemClock), ids, metrics, directory, observer };
+    let reception = Reception::new(parts);
     reception.bind(settings).unwrap();
     reception
+}
+
+/// Keeps all facts.
+#[derive(Clone, Default)]
+pub struct Facts(Arc<Mutex<Vec<Event>>>);
+
+impl Facts {
+    pub fn all(&self) -> Vec<Event> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+impl Observer for Facts {
+    fn observe(&self, event: &Event) {
+        self.0.lock().unwrap().push(event.clone());
+    }
 }
 
 impl Server {
@@ -125,6 +164,17 @@ impl Server {
 
     /// Listening, but not accepting.
     pub fn bound(settings: Settings) -> Self {
+        Self::bound_with(settings, Directory::new(directory::Metrics::default()))
+    }
+
+    /// For these accounts.
+    pub fn start_with(settings: Settings, directory: Directory) -> Self {
+        let server = Self::bound_with(settings, directory);
+        server.serve();
+        server
+    }
+
+    fn bound_with(settings: Settings, directory: Directory) -> Self {
         let (sender, arrived) = mpsc::unbounded_channel();
         let inbox = Arc::new(Inbox {
             arrived: sender,
@@ -135,8 +185,9 @@ impl Server {
             panics: AtomicBool::new(false),
         });
         let metrics = Metrics::default();
-        let reception = bind(Arc::new(InboxIntake(inbox.clone())), metrics.clone(), settings);
-        Self { reception, metrics, inbox, arrived }
+        let (intake, facts) = (Arc::new(InboxIntake(inbox.clone())), Facts::default());
+        let reception = bind_with(intake, metrics.clone(), settings, directory, Arc::new(facts.clone()));
+        Self { reception, metrics, inbox, facts, arrived }
     }
 
     pub fn serve(&self) {

@@ -148,6 +148,8 @@ pub struct ContentFacts {
     pub eight_bit: bool,
     /// Whether there is one in the header section.
     pub eight_bit_header: bool,
+    /// Whether the header section says `TLS-Required: No` (RFC 8689 §5).
+    pub tls_optional: bool,
 }
 
 /// Why a transaction was dropped.

@@ -16,6 +16,8 @@ pub(super) struct Inspector {
     /// How the current line of the header section begins.
     name: Name,
     in_header: bool,
+    /// The current line of the header section, as far as it may be the wish for TLS.
+    wish: Wish,
     /// Whether the body may be anything (BINARYMIME).
     binary: bool,
     verdict: Option<Refusal>,
@@ -36,6 +38,35 @@ enum Name {
     Settled,
 }
 
+/// A line that may be `TLS-Required: No` (RFC 8689 §5).
+#[derive(Debug, Default)]
+struct Wish {
+    start: [u8; Self::ROOM],
+    length: usize,
+    other: bool,
+}
+
+impl Wish {
+    /// Octets that the field has at most, with some white space.
+    const ROOM: usize = 32;
+
+    fn text(&mut self, part: &[u8]) {
+        let first = self.length == 0 && part.first().is_some_and(|octet| !octet.eq_ignore_ascii_case(&b't'));
+        self.other |= first || part.len() > Self::ROOM - self.length;
+        if !self.other {
+            self.start[self.length..self.length + part.len()].copy_from_slice(part);
+            self.length += part.len();
+        }
+    }
+
+    fn is_expressed(&self) -> bool {
+        let line = if self.other { &[] } else { &self.start[..self.length] };
+        let mut parts = line.splitn(2, |octet| *octet == b':');
+        let (name, value) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        name.trim_ascii_end().eq_ignore_ascii_case(b"tls-required") && value.trim_ascii().eq_ignore_ascii_case(b"no")
+    }
+}
+
 impl Inspector {
     pub(super) fn new(limits: &Limits, binary: bool) -> Self {
         Self {
@@ -43,6 +74,7 @@ impl Inspector {
             line: 0,
             name: Name::Letters(0),
             in_header: true,
+            wish: Wish::default(),
             binary,
             verdict: None,
             message_limit: limits.message,
@@ -76,6 +108,7 @@ impl Inspector {
             self.facts.eight_bit_header |= !part.is_ascii();
             self.header_octets(part.len());
             self.field_name(part);
+            self.wish.text(part);
         }
     }
 
@@ -85,6 +118,7 @@ impl Inspector {
             self.header_octets(2);
             self.in_header = self.line > 0;
             self.name = Name::Letters(0);
+            self.facts.tls_optional |= std::mem::take(&mut self.wish).is_expressed();
         }
         self.line = 0;
     }
@@ -167,9 +201,34 @@ mod tests {
         for cut in 1..20 {
             let inspector = inspect(Limits::default(), false, message, cut);
             let header = message.find("\r\n\r\n").unwrap() as u64 + 4;
-            let expected =
-                ContentFacts { size: message.len() as u64, header, hops: 2, eight_bit: true, eight_bit_header: true };
+            let expected = ContentFacts {
+                size: message.len() as u64,
+                header,
+                hops: 2,
+                eight_bit: true,
+                eight_bit_header: true,
+                tls_optional: false,
+            };
             assert_eq!((inspector.facts(), inspector.verdict()), (expected, None));
+        }
+    }
+
+    #[test]
+    fn the_wish_for_no_tls_is_seen() {
+        let wish = |message: &str, cut| inspect(Limits::default(), false, message, cut).facts().tls_optional;
+        for cut in 1..20 {
+            assert!(wish("To: a\r\nTLS-Required: No\r\n\r\nbody\r\n", cut));
+            assert!(wish("tls-required :no\t\r\n\r\n", cut));
+            for other in [
+                "TLS-Required: Yes",
+                "TLS-Required: No way",
+                "X-TLS-Required: No",
+                "To: TLS-Required: No",
+                "\r\nTLS-Required: No",
+            ] {
+                assert!(!wish(&format!("{other}\r\n\r\n"), cut), "{other}");
+            }
+            assert!(!wish(&format!("TLS-Required:{}No\r\n\r\n", " ".repeat(90)), cut));
         }
     }
 

@@ -32,6 +32,8 @@ pub(super) struct Security {
     spoken_for: bool,
     /// What time it was at an instant.
     clock: Option<(Instant, Timestamp)>,
+    /// The mechanisms that can be had on this line, if they were told.
+    mechanisms: Option<Vec<String>>,
 }
 
 #[derive(Debug)]
@@ -83,6 +85,15 @@ impl Session {
         self.security.account = Some(Account { name, by_auth: false });
     }
 
+    /// Which mechanisms can be had on this line, in place of all that the listener has. Tell after [`Session::secured`].
+    pub fn offer_mechanisms(&mut self, mechanisms: Vec<String>) {
+        self.security.mechanisms = Some(mechanisms);
+    }
+
+    fn mechanisms(&self) -> &[String] {
+        self.security.mechanisms.as_deref().unwrap_or(&self.config.auth.mechanisms)
+    }
+
     /// What time it is, so that FUTURERELEASE can be offered.
     pub fn tell_time(&mut self, now: Instant, time: Timestamp) {
         self.security.clock = Some((now, time));
@@ -130,7 +141,7 @@ impl Session {
         offered.starttls = self.may_start_tls() && !inside && !self.security.spoken_for;
         offered.require_tls = inside;
         if inside && !self.is_authenticated() {
-            offered.auth.clone_from(&self.config.auth.mechanisms);
+            offered.auth = self.mechanisms().to_vec();
         }
         // Where nobody sends mail without an account it is told before: clients do not say EHLO again after AUTH.
         if self.security.account.is_some() || (self.config.auth.required && !offered.auth.is_empty()) {
@@ -206,7 +217,7 @@ impl Session {
             _ if !matches!(self.mailing, Mailing::None) => Refusal::InTransaction,
             Err(AuthError::Syntax) => Refusal::Argument,
             Err(AuthError::Base64) => Refusal::AuthBase64,
-            Ok((mechanism, _)) if !self.config.auth.mechanisms.contains(&mechanism) => Refusal::AuthMechanism,
+            Ok((mechanism, _)) if !self.mechanisms().contains(&mechanism) => Refusal::AuthMechanism,
             Ok((mechanism, initial)) => return self.ask(Question::Auth, Event::Auth { mechanism, initial }),
         };
         self.refuse_for(refusal, now);

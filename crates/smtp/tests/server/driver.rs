@@ -96,7 +96,14 @@ fn a_transaction_is_told_whole() {
     let Some(Event::End(finished)) = bench.next() else { panic!() };
     let expected = Finished {
         transaction: finished.transaction.clone(),
-        content: ContentFacts { size: 20, header: 15, hops: 1, eight_bit: true, eight_bit_header: false },
+        content: ContentFacts {
+            size: 20,
+            header: 15,
+            hops: 1,
+            eight_bit: true,
+            eight_bit_header: false,
+            tls_optional: false,
+        },
         hello: Hello { name: "client.example".into(), dialect: Dialect::Esmtp },
         protocol: TransferProtocol::Utf8Smtp,
         tls: None,

@@ -9,6 +9,7 @@ mod postfix;
 mod relays;
 mod secure;
 mod sinks;
+mod submitters;
 
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpStream};

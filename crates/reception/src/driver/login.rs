@@ -1,0 +1,192 @@
+//! AUTH: between the session, which speaks it, and the directory, which knows who is who.
+//!
+//! Passwords are checked elsewhere; here only the task of this one connection waits. A reply that says no is delayed, a
+//! yes never is.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use directory::{Account, AuthFailure, CertificateAccount, ChannelFacts, Exchange, Step};
+use mail::{EnhancedCode, Event, Reply};
+use smtp::server::Answer;
+
+use super::Driver;
+use crate::bans::Consequence;
+use crate::reception::Stage;
+use crate::stream::Stream;
+use crate::tls::SecureStream;
+
+/// Failed exchanges of one session; at this number: 421 4.7.0.
+const MOST_FAILURES: u32 = 5;
+
+/// Who the client is, and how it came to be known.
+#[derive(Default)]
+pub(super) struct Login {
+    /// Boxed, so that idle connections do not pay for its size.
+    exchange: Option<Box<Exchange>>,
+    /// Who it will be once the session has said so.
+    proven: Option<Arc<Account>>,
+    account: Option<Arc<Account>>,
+    failures: u32,
+}
+
+impl Login {
+    /// The account of the client.
+    pub(super) fn account(&self) -> Option<&Arc<Account>> {
+        self.account.as_ref()
+    }
+
+    /// Nobody is known any more: the line is a new one, or another client's.
+    pub(super) fn forget(&mut self) {
+        *self = Self { failures: self.failures, ..Self::default() };
+    }
+
+    /// The exchange is over without a verdict.
+    pub(super) fn cancel(&mut self) {
+        self.exchange = None;
+        self.proven = None;
+    }
+}
+
+impl<S: Stream> Driver<S> {
+    /// The line is secured: what is offered on it depends on that, and a certificate may tell already who it is.
+    pub(super) async fn meet(&mut self) {
+        self.login.forget();
+        let facts = self.channel();
+        if !self.gate.session.auth.mechanisms.is_empty() {
+            let mechanisms = self.shared.directory.mechanisms(&facts);
+            self.session.offer_mechanisms(mechanisms.into_iter().map(str::to_owned).collect());
+        }
+        let Some(CertificateAccount { account: name }) = facts.certificate else { return };
+        match self.shared.directory.account(&name).await {
+            Ok(Some(account)) => {
+                self.session.set_account(account.name.clone());
+                self.told_who(account, "certificate");
+            }
+            Ok(None) => {
+                tracing::warn!(account = name, "a client's certificate stands for an account that there is not")
+            }
+            Err(error) => tracing::warn!(account = name, %error, "whose certificate it is cannot be found out"),
+        }
+    }
+
+    fn channel(&self) -> ChannelFacts {
+        ChannelFacts {
+            peer: self.peer(),
+            tls: self.session.tls().is_some(),
+            tls_exporter: self.stream.inside().and_then(SecureStream::exporter),
+            certificate: self.grant.account.clone().map(|account| CertificateAccount { account }),
+        }
+    }
+
+    /// The client begins.
+    pub(super) async fn auth(&mut self, mechanism: &str, initial: Option<&[u8]>) -> Answer {
+        let ip = self.peer().ip();
+        // Whoever was banned meanwhile for what it tried on other connections has no further try on this one.
+        if let Some(turned) = self.shared.banned(&self.gate, ip) {
+            self.shared.metrics.connection_refused(turned.reason);
+            return Answer::Reply(turned.reply);
+        }
+        match self.shared.directory.begin(mechanism, self.channel()) {
+            Ok(exchange) => self.login.exchange = Some(Box::new(exchange)),
+            Err(_) => return Answer::Reply(reply(504, 5, 5, 4, "this mechanism is not offered")),
+        }
+        self.auth_step(initial).await
+    }
+
+    /// The client said something in an exchange.
+    pub(super) async fn auth_step(&mut self, input: Option<&[u8]>) -> Answer {
+        let Some(mut exchange) = self.login.exchange.take() else {
+            return Answer::Reply(reply(454, 4, 7, 0, "this exchange is over, begin anew"));
+        };
+        // Boxed, as everything that is rare.
+        match Box::pin(exchange.step(input)).await {
+            Step::Challenge(challenge) => {
+                self.login.exchange = Some(exchange);
+                Answer::Challenge(challenge)
+            }
+            Step::Done { account, last } => {
+                let name = account.name.clone();
+                self.login.exchange = Some(exchange);
+                self.login.proven = Some(account);
+                Answer::Authenticated { account: name, last }
+            }
+            Step::Failed(failure) => Answer::Reply(Box::pin(self.auth_failed(&exchange, failure)).await),
+        }
+    }
+
+    /// The session has told the client that it is in.
+    pub(super) fn authenticated(&mut self) {
+        let mechanism = self.login.exchange.take().map_or("", |exchange| exchange.mechanism().as_str());
+        if let Some(account) = self.login.proven.take() {
+            self.told_who(account, mechanism);
+        }
+    }
+
+    fn told_who(&mut self, account: Arc<Account>, mechanism: &str) {
+        let (listener, address) = (&self.gate.listener.name, self.peer().ip());
+        let tls = self.session.tls().map(tracing::field::display);
+        tracing::info!(listener, %address, account = account.name, mechanism, tls, "logged in");
+        self.login.account = Some(account);
+    }
+
+    /// Says no, after a while, and perhaps to the address as a whole.
+    async fn auth_failed(&mut self, exchange: &Exchange, failure: AuthFailure) -> Reply {
+        let (listener, address) = (self.gate.listener.name.clone(), self.peer().ip());
+        let (account, mechanism) = (exchange.tried(), exchange.mechanism().as_str());
+        if let AuthFailure::Unavailable(error) = &failure {
+            tracing::warn!(listener, %address, account, mechanism, error, "nobody can be let in now");
+            return refusal(&failure);
+        }
+        tracing::info!(listener, %address, account, mechanism, reason = failure.word(), "auth failed");
+        self.login.failures += 1;
+        if !matches!(failure, AuthFailure::Credentials | AuthFailure::Malformed) {
+            return refusal(&failure);
+        }
+        let settings = &self.gate.bans;
+        let spared = settings.spared.contains(address);
+        let now = self.shared.clock.now();
+        let consequence = self.shared.books().bans.failed(settings, address, account, spared, now).await;
+        let Consequence { delay, ban } = consequence.unwrap_or_else(|error| {
+            tracing::error!(%error, "failed logins cannot be counted");
+            Consequence { delay: settings.delay_most, ban: None }
+        });
+        if let Some((network, ban)) = &ban {
+            self.shared.observer.observe(&Event::Banned {
+                network: network.to_string(),
+                until: ban.until,
+                author: None,
+                reason: ban.reason.clone(),
+            });
+        }
+        self.wait_unless_ended(delay).await;
+        match ban {
+            Some((_, ban)) => ban.reply(address),
+            None if self.login.failures >= MOST_FAILURES => reply(421, 4, 7, 0, "too many failed logins"),
+            None => refusal(&failure),
+        }
+    }
+
+    async fn wait_unless_ended(&mut self, delay: Duration) {
+        let mut stage = self.shared.stage.subscribe();
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            _ = stage.wait_for(|stage| *stage >= Stage::Ended) => {}
+        }
+    }
+}
+
+/// RFC 4954 §6, RFC 5248 §2.4.
+fn refusal(failure: &AuthFailure) -> Reply {
+    match failure {
+        AuthFailure::Credentials => reply(535, 5, 7, 8, "these credentials are not right"),
+        AuthFailure::Disabled => reply(535, 5, 7, 13, "this account is disabled"),
+        AuthFailure::MustUpgrade => reply(534, 5, 7, 9, "use an app password, not the account's own"),
+        AuthFailure::Malformed => reply(501, 5, 5, 2, "this is not how the mechanism goes"),
+        AuthFailure::Unavailable(_) => reply(454, 4, 7, 0, "nobody can be let in now, try again later"),
+    }
+}
+
+fn reply(code: u16, class: u8, subject: u16, detail: u16, text: &str) -> Reply {
+    Reply::new(code, EnhancedCode::new(class, subject, detail), text)
+}
