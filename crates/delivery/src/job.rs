@@ -105,10 +105,11 @@ impl Job {
                 Verdict::Accepted(reply) => {
                     let candidate = &line.candidate;
                     let (host, address) = (candidate.host.clone(), candidate.endpoint.ip());
-                    let dsn = line.connection.offered().dsn;
+                    let offered = line.connection.offered();
+                    let (dsn, deliver_by) = (offered.dsn, offered.deliver_by.is_some());
                     self.decide(
                         recipient,
-                        Outcome::Delivered(Delivered { host, address, reply, dsn, tls: line.facts() }),
+                        Outcome::Delivered(Delivered { host, address, reply, dsn, deliver_by, tls: line.facts() }),
                     );
                 }
                 Verdict::Refused(reply) => self.decide(recipient, line.fault((reply, true)).into_outcome()),

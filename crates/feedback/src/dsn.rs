@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use mail::{
-    BodyKind, Delivered, Domain, Envelope, Fault, Mailbox, MessageId, Notify, Outcome, Protocol, Recipient,
-    ReversePath, Timestamp, header,
+    BodyKind, DeliverBy, Delivered, Domain, Envelope, Fault, Mailbox, MessageId, Notify, Outcome, Protocol, Recipient,
+    ReversePath, Timestamp, TlsDemand, header,
 };
 
 use crate::field::Fields;
@@ -63,8 +63,13 @@ pub enum Happened<'a> {
 
 impl<'a> Happened<'a> {
     /// What there is to say about an outcome (see [`Action::of`]); `until` is when attempts end.
-    pub fn of(outcome: &'a Outcome, protocol: Protocol, until: Timestamp) -> Option<Happened<'a>> {
-        Some(match (Action::of(outcome, protocol)?, outcome) {
+    pub fn of(
+        outcome: &'a Outcome,
+        protocol: Protocol,
+        limit: Option<DeliverBy>,
+        until: Timestamp,
+    ) -> Option<Happened<'a>> {
+        Some(match (Action::of(outcome, protocol, limit)?, outcome) {
             (_, Outcome::Failed(fault)) => Happened::Failed(fault),
             (_, Outcome::Expired(fault)) => Happened::Expired(fault.as_ref()),
             (_, Outcome::Deferred(fault)) => Happened::Delayed { fault: Some(fault), until },
@@ -159,6 +164,13 @@ fn envelope(report: &Report<'_>, sender: &Mailbox, body: BodyKind, utf8: bool) -
         body,
         utf8,
         tenant: report.original.tenant.clone(),
+        // RFC 8689 §5: what was not to be seen on its way is not to be seen on its way back.
+        tls: match report.original.tls {
+            TlsDemand::Required => TlsDemand::Required,
+            TlsDemand::Default | TlsDemand::NotRequired => TlsDemand::Default,
+        },
+        // RFC 6710 §4.4: a report is as urgent as what it is about.
+        priority: report.original.priority,
         ..Envelope::new(report.id, report.now, ReversePath::Null, [recipient])
     }
 }

@@ -4,7 +4,7 @@ use mail::{Delivered, EnhancedCode, Fault, FaultSource, ForwardPath, Reply};
 
 use crate::dsn::{Form, Happened, Notice, Report};
 use crate::field::clean;
-use crate::machine::status;
+use crate::machine::{DELIVERY_TIME_EXPIRED, status};
 use crate::notice::Action;
 use crate::returned::Part;
 
@@ -76,8 +76,12 @@ fn success(text: &mut Text, delivered: &Delivered) {
 
 fn trouble(text: &mut Text, notice: &Notice<'_>) {
     let happened = &notice.happened;
-    if let Happened::Expired(_) = happened {
-        text.line(4, "It was tried for as long as this server keeps trying, without success.");
+    match happened {
+        Happened::Expired(_) if status(happened) == DELIVERY_TIME_EXPIRED => {
+            text.line(4, "The time within which it was to be delivered is over.");
+        }
+        Happened::Expired(_) => text.line(4, "It was tried for as long as this server keeps trying, without success."),
+        _ => {}
     }
     match happened.fault() {
         Some(fault) => reason(text, fault),

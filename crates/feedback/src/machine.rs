@@ -55,10 +55,15 @@ fn recipient(fields: &mut Fields, report: &Report<'_>, notice: &Notice<'_>, form
     }
 }
 
+/// Not delivered within the time that the sender set (RFC 2852 §4.1.3).
+pub(crate) const DELIVERY_TIME_EXPIRED: EnhancedCode = EnhancedCode::new(5, 4, 7);
+
 /// The status of RFC 3463 for what happened.
 pub(crate) fn status(happened: &Happened<'_>) -> EnhancedCode {
     match happened {
         Happened::Failed(fault) => derived(&fault.reply),
+        // RFC 2852 §4.1.3: the sender's own limit of time is over.
+        Happened::Expired(Some(fault)) if fault.reply.status() == DELIVERY_TIME_EXPIRED => DELIVERY_TIME_EXPIRED,
         // RFC 3463 §2 and §3.5: a transient condition persisted until time ran out.
         Happened::Expired(_) => EnhancedCode::new(4, 4, 7),
         Happened::Delayed { fault, .. } => {
@@ -179,7 +184,8 @@ mod tests {
         assert_eq!(code(Reply::new(554, EnhancedCode::new(2, 1, 1), "")), "5.0.0");
         assert_eq!(status(&Happened::Expired(None)).to_string(), "4.4.7");
         let reply = Reply::new(250, None, "");
-        let delivered = Delivered { host: String::new(), address: None, reply, dsn: false, tls: None };
+        let delivered =
+            Delivered { host: String::new(), address: None, reply, dsn: false, deliver_by: false, tls: None };
         assert_eq!(status(&Happened::Relayed(&delivered)).to_string(), "2.0.0");
     }
 

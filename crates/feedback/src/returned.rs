@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use mail::downgrade::downgrade;
-use mail::{Envelope, Ret, encoding, header};
+use mail::{Envelope, Ret, TlsDemand, encoding, header};
 
 use crate::dsn::{Form, Report};
 use crate::field::Fields;
@@ -31,14 +31,15 @@ impl Returned {
 }
 
 /// How much of a message of `size` octets a report with these actions gives back: the whole only when something failed
-/// (RFC 3461 §5.2.1, §6.2: RET means nothing to other reports), the sender did not ask for the header alone, and the
-/// message is not longer than `limit`.
+/// (RFC 3461 §5.2.1, §6.2: RET means nothing to other reports), the sender did not ask for the header alone, TLS was not
+/// required on its way (RFC 8689 §5), and the message is not longer than `limit`.
 ///
 /// [`build`](crate::build) holds to it by itself; ask before to know what must be read.
 pub fn returns(original: &Envelope, actions: impl IntoIterator<Item = Action>, size: u64, limit: usize) -> Ret {
     let failed = actions.into_iter().any(|action| action == Action::Failed);
     let fits = usize::try_from(size).is_ok_and(|size| size <= limit);
-    if failed && fits && original.ret != Some(Ret::Headers) { Ret::Full } else { Ret::Headers }
+    let open = original.ret != Some(Ret::Headers) && original.tls != TlsDemand::Required;
+    if failed && fits && open { Ret::Full } else { Ret::Headers }
 }
 
 /// One part of the report: its header fields, and its body as it goes.

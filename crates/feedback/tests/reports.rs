@@ -199,7 +199,8 @@ fn every_kind_has_its_words() {
     let case = Case::new("a@example.org", &["b@example.net"]);
     let fault = peer(451, "4.7.1", &["greylisted"]);
     let reply = Reply::new(250, EnhancedCode::new(2, 6, 0), "ok");
-    let delivered = Delivered { host: "mx.example.net".into(), address: None, reply, dsn: false, tls: None };
+    let delivered =
+        Delivered { host: "mx.example.net".into(), address: None, reply, dsn: false, deliver_by: false, tls: None };
     let until = Timestamp::from_millis(NOW.as_millis() + 86_400_000);
     let kinds = [
         (Happened::Expired(Some(&fault)), "failed", "4.4.7", "could not be delivered"),
@@ -235,7 +236,8 @@ fn several_recipients_share_a_report_and_the_worst_names_it() {
     let case = Case::new("a@example.org", &["b@example.net", "c@example.net"]);
     let fault = peer(550, "5.2.2", &["mailbox full"]);
     let reply = Reply::new(250, None, "ok");
-    let delivered = Delivered { host: "mx.example.net".into(), address: None, reply, dsn: false, tls: None };
+    let delivered =
+        Delivered { host: "mx.example.net".into(), address: None, reply, dsn: false, deliver_by: false, tls: None };
     let report = case.report(&[Happened::Relayed(&delivered), Happened::Failed(&fault)]);
     assert_eq!(report.action(), Some(Action::Failed));
     let found = read_one(&build(&report, Form::Ascii).unwrap());

@@ -53,6 +53,8 @@ pub struct Delivered {
     pub reply: Reply,
     /// Whether it also took over the duty to report (RFC 3461 §5.2.2: it offered DSN); if not, success is `relayed`.
     pub dsn: bool,
+    /// Whether it also took over the limit of time that the sender set (RFC 2852 §4.1.4).
+    pub deliver_by: bool,
     /// What is known of the TLS session it went over.
     pub tls: Option<TlsFacts>,
 }

@@ -154,15 +154,32 @@ fn message(message: &MessageSummary) -> String {
         output::harmless(&message.sender),
         about(message.size),
     );
-    for (name, value) in [("tenant", &message.tenant), ("campaign", &message.campaign)] {
+    let names = [("tenant", &message.tenant), ("campaign", &message.campaign), ("account", &message.account)];
+    for (name, value) in names {
         if let Some(value) = value {
             let _ = writeln!(text, "{name:10} {}", output::harmless(value));
         }
     }
+    wishes(message, &mut text);
     for delivery in &message.deliveries {
         delivery_text(delivery, now, &mut text);
     }
     text
+}
+
+/// What the sender asks for.
+fn wishes(message: &MessageSummary, text: &mut String) {
+    for (name, value) in [("not before", message.release_at), ("deliver by", message.deliver_by)] {
+        if let Some(time) = value {
+            let _ = writeln!(text, "{name:10} {time}");
+        }
+    }
+    if message.priority != 0 {
+        let _ = writeln!(text, "priority   {}", message.priority);
+    }
+    if message.requires_tls {
+        text.push_str("requires   TLS on the whole way\n");
+    }
 }
 
 fn delivery_text(delivery: &DeliverySummary, now: Timestamp, text: &mut String) {
@@ -328,6 +345,7 @@ fn state_word(state: State) -> &'static str {
     match state {
         State::Active => "active",
         State::Due => "due",
+        State::Scheduled => "scheduled",
         State::Deferred => "deferred",
         State::Held => "held",
         State::Reporting => "reporting",

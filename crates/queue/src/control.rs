@@ -295,6 +295,7 @@ impl Command<'_> {
             return Change::Nothing(Vec::new());
         };
         let recipients = self.selection.recipients(&stored.envelope, &delivery, false);
+        let release = stored.envelope.begins_at();
         let unchanged = verdict::scheduled(std::slice::from_ref(&delivery));
         let into = match (self.action, delivery.when()) {
             _ if recipients.is_empty() => return Change::Nothing(unchanged),
@@ -302,7 +303,14 @@ impl Command<'_> {
             (Action::Hold, Schedule::At(_)) => {
                 verdict::reschedule(delivery, &recipients, Schedule::Held(self.act.clone()))
             }
-            (Action::Release, Schedule::Held(_)) | (Action::Retry, Schedule::At(_)) => {
+            // The sender's own time is not for a command about attempts to change.
+            (Action::Retry, Schedule::At(_)) if release > self.act.at => return Change::Nothing(unchanged),
+            (Action::Release, Schedule::Held(_)) => {
+                let lead = self.inner.core(|_, now| now.lead);
+                let at = if release > self.act.at { release + lead } else { self.act.at };
+                verdict::reschedule(delivery, &recipients, Schedule::At(at))
+            }
+            (Action::Retry, Schedule::At(_)) => {
                 // Not later than the command: what it changes must lie where its walk has been.
                 verdict::reschedule(delivery, &recipients, Schedule::At(self.act.at))
             }

@@ -102,6 +102,7 @@ pub(crate) async fn run(inner: &Arc<Inner>) {
         let (jobs, planned, stopped) = inner.core(|core, now| {
             inner.look(core, now);
             core.scheduler.take_up(now);
+            core.scheduler.take_overdue(now);
             let jobs: Vec<Job> = std::iter::from_fn(|| core.next_job(now)).collect();
             let planned = core.deadline(now).unwrap_or(now.instant + LOOK).min(now.instant + LOOK);
             core.planned = Some(planned);
@@ -294,6 +295,8 @@ fn item(due: Due) -> Item {
         tenant: due.tenant.map(Into::into),
         campaign: due.campaign.map(Into::into),
         cost: cost(due.size),
+        priority: due.priority,
+        deadline: due.deadline,
         rider: None,
     }
 }
@@ -315,7 +318,8 @@ mod tests {
         let mut scheduler = Scheduler::new(Windows::default(), Weights::default(), 1);
         let (destination, key) = (Destination::new("mx:example.org"), (MessageId::from_u128(1), 0));
         let (class, due) = (Class::First, start);
-        let item = Item { key, due, class, tenant: None, campaign: None, cost: 1, rider: None };
+        let (tenant, campaign, priority, deadline) = (None, None, 0, None);
+        let item = Item { key, due, class, tenant, campaign, cost: 1, priority, deadline, rider: None };
         assert!(scheduler.admit(&destination, item, now));
         assert_eq!(scheduler.claim(key, &destination, now), Claim::Taken);
         scheduler.restore(key, now);

@@ -142,6 +142,10 @@ impl Grant {
             self.inner.core(|core, _| core.scheduler.divert(self.id, key, Why::Vanished));
             return None;
         }
+        if self.inner.is_over(&stored.envelope) {
+            self.inner.core(|core, _| core.scheduler.divert(self.id, key, Why::TimeOver));
+            return None;
+        }
         let pending = delivery.recipients.iter().filter(|recipient| verdict::is_pending(recipient));
         let assignment = Assignment {
             id: key.0,

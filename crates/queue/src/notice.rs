@@ -34,7 +34,7 @@ impl Inner {
                 };
                 Some(Notice {
                     recipient: stored.envelope.recipients.get(recipient.index as usize)?,
-                    happened: Happened::of(outcome, protocol, Timestamp::MAX)?,
+                    happened: Happened::of(outcome, protocol, stored.envelope.deliver_by, Timestamp::MAX)?,
                     last_attempt: (delivery.attempts > 0).then_some(item.due),
                 })
             })
@@ -57,9 +57,10 @@ impl Inner {
     pub(crate) async fn tell_delay(self: &Arc<Self>, key: Key, stored: &Arc<StoredMessage>, delivery: &Delivery) {
         let rules = self.rules();
         let envelope = &stored.envelope;
-        let until = rules.retry(&delivery.destination).expires(envelope.received_at, verdict::purpose(envelope));
-        let wanted = |recipient: &&DeliveryRecipient| verdict::wants_delay(envelope, recipient);
+        let until = rules.retry(&delivery.destination).expires(envelope.begins_at(), verdict::purpose(envelope));
         let now = self.clock.now();
+        let wanted = |recipient: &&DeliveryRecipient| verdict::wants_delay(envelope, recipient, now);
+        let late = verdict::is_late(envelope, now).then(|| verdict::late(delivery.last.as_ref(), false));
         let notices: Vec<Notice<'_>> = delivery
             .recipients
             .iter()
@@ -67,8 +68,8 @@ impl Inner {
             .filter_map(|recipient| {
                 Some(Notice {
                     recipient: envelope.recipients.get(recipient.index as usize)?,
-                    happened: Happened::Delayed { fault: delivery.last.as_ref(), until },
-                    last_attempt: Some(now),
+                    happened: Happened::Delayed { fault: late.as_ref().or(delivery.last.as_ref()), until },
+                    last_attempt: (delivery.attempts > 0).then_some(now),
                 })
             })
             .collect();
@@ -138,7 +139,7 @@ impl Inner {
         let mut incoming = self.store.intake(Some(content.len() as u64))?;
         incoming.write(content).await?;
         let id = envelope.id;
-        self.commit(Arc::new(envelope), Bytes::new(), incoming, settles).await?;
+        self.commit(Arc::new(envelope), Bytes::new(), incoming, settles, None).await?;
         Ok(id)
     }
 

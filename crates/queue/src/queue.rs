@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use dns::Resolve;
 use mail::{
-    Clock, Destination, EnhancedCode, Envelope, Event, Host, MessageId, MessageIds, Observer, Randomness, Reply,
+    Act, Clock, Destination, EnhancedCode, Envelope, Event, Host, MessageId, MessageIds, Observer, Randomness, Reply,
 };
-use store::{CommitError, Delivery, Incoming, NewMessage, ScheduleClock, Store, StoredMessage, Update};
+use store::{CommitError, Delivery, Incoming, NewMessage, Schedule, ScheduleClock, Store, StoredMessage, Update};
 use tokio::sync::Notify;
 
 use crate::engine::Busy;
@@ -124,7 +124,23 @@ impl Queue {
             return Err(SubmitError::NoRecipients);
         }
         let id = envelope.id;
-        self.0.commit(Arc::new(envelope), trace, content, Vec::new()).await?;
+        self.0.commit(Arc::new(envelope), trace, content, Vec::new(), None).await?;
+        Ok(id)
+    }
+
+    /// As [`Self::submit`], for a message that is on hold from its first moment on, until an operator releases it.
+    pub async fn submit_held(
+        &self,
+        envelope: Envelope,
+        trace: Bytes,
+        content: Incoming,
+        act: Act,
+    ) -> Result<MessageId, SubmitError> {
+        if envelope.recipients.is_empty() {
+            return Err(SubmitError::NoRecipients);
+        }
+        let id = envelope.id;
+        self.0.commit(Arc::new(envelope), trace, content, Vec::new(), Some(act)).await?;
         Ok(id)
     }
 
@@ -311,20 +327,31 @@ impl Inner {
         result
     }
 
-    /// Makes a message durable, together with the changes that it settles, and schedules its deliveries.
+    /// Makes a message durable, together with the changes that it settles, and schedules its deliveries or holds them.
     pub(crate) async fn commit(
         &self,
         envelope: Arc<Envelope>,
         trace: Bytes,
         content: Incoming,
         settles: Vec<Update>,
+        hold: Option<Act>,
     ) -> Result<Arc<StoredMessage>, CommitError> {
-        let deliveries = plan(&envelope, &self.rules());
+        let lead = self.core(|_, now| now.lead);
+        let schedule = match (&hold, envelope.release_at) {
+            (Some(act), _) => Schedule::Held(act.clone()),
+            // When that comes by the wall clock.
+            (None, Some(_)) => Schedule::At(envelope.begins_at() + lead),
+            (None, None) => Schedule::At(envelope.received_at),
+        };
+        let deliveries = plan(&envelope, &schedule, &self.rules());
         let message = NewMessage { id: envelope.id, envelope, trace, content, deliveries };
         let stored = self.store.commit(message, settles).await?;
         let accepted = Event::Accepted { message: stored.id, envelope: stored.envelope.clone(), size: stored.size };
         self.observer.observe(&accepted);
         self.metrics.accepted.inc();
+        if let Some(act) = hold {
+            self.observer.observe(&Event::Held { message: stored.id, act });
+        }
         self.admit(&stored);
         Ok(stored)
     }
@@ -336,13 +363,23 @@ impl Inner {
         let campaign = stored.envelope.campaign.as_deref().map(Arc::from);
         self.core(|core, now| {
             for (number, delivery) in (0u32..).zip(&stored.deliveries) {
+                let due = match &delivery.schedule {
+                    Schedule::At(due) if *due <= now.due => *due,
+                    Schedule::At(due) => {
+                        core.scheduler.scheduled(&delivery.destination, *due, now);
+                        continue;
+                    }
+                    Schedule::Held(_) | Schedule::Finished => continue,
+                };
                 let item = Item {
                     key: (stored.id, number),
-                    due: stored.envelope.received_at,
+                    due,
                     class: Class::First,
                     tenant: Clone::clone(&tenant),
                     campaign: Clone::clone(&campaign),
                     cost: cost(stored.size),
+                    priority: stored.envelope.priority,
+                    deadline: delivery.deadline(&stored.envelope),
                     rider: Some(Rider { message: stored.clone(), content: content.clone() }),
                 };
                 core.scheduler.admit(&delivery.destination, item, now);
@@ -376,11 +413,14 @@ impl Inner {
 }
 
 /// The deliveries of a message: one per destination, in the order in which the recipients first need them.
-pub(crate) fn plan(envelope: &Envelope, rules: &Rules) -> Vec<Delivery> {
+pub(crate) fn plan(envelope: &Envelope, schedule: &Schedule, rules: &Rules) -> Vec<Delivery> {
     let everybody = (0u32..).zip(&envelope.recipients).map(|(index, _)| index);
     group(envelope, everybody, rules)
         .into_iter()
-        .map(|(destination, recipients)| Delivery::new(destination, recipients, envelope.received_at))
+        .map(|(destination, recipients)| {
+            let delivery = Delivery::new(destination, recipients, envelope.received_at);
+            Delivery { schedule: schedule.clone(), ..delivery }
+        })
         .collect()
 }
 

@@ -133,6 +133,12 @@ impl Inner {
         }
     }
 
+    /// Whether a message is to go back, for its sender's limit of time is over.
+    pub(crate) fn is_over(&self, envelope: &Envelope) -> bool {
+        envelope.deliver_by.is_some()
+            && self.core(|core, now| core.scheduler.may_expire(now) && verdict::is_over(envelope, now.wall()))
+    }
+
     /// Tells that a lane rests.
     pub(crate) fn tell_setback(&self, setback: Setback, fault: &Fault) {
         self.metrics.backoffs.inc();
@@ -156,6 +162,13 @@ impl Inner {
             Why::Dropped => {
                 interrupted = Fault::local(451, EnhancedCode::new(4, 3, 0), "the attempt was interrupted");
                 (&interrupted, Timestamp::default())
+            }
+            Why::TimeOver => {
+                let order = self.core(|core, _| core.scheduler.take_order(taken.key));
+                let rules = self.rules();
+                let at = self.circumstances(&rules, &delivery.destination, Timestamp::default());
+                let verdict = verdict::overdue(&stored.envelope, delivery, order.as_ref(), &at);
+                return Some(Conclusion::new(taken, stored, None, verdict));
             }
             Why::Vanished | Why::NoticeOwed => {
                 let verdict = self.reroute(&stored.envelope, delivery);

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use mail::{Act, Delivered, Destination, MessageId, Outcome, Site, Timestamp};
+use mail::{Act, Delivered, Destination, MessageId, Outcome, Site, Timestamp, TlsDemand};
 use serde::{Deserialize, Serialize};
 use store::{Counters, Delivery, Notice, RecipientStatus, Schedule, StoredMessage};
 
@@ -99,6 +99,16 @@ pub struct MessageSummary {
     pub tenant: Option<String>,
     /// Its stream within the tenant.
     pub campaign: Option<String>,
+    /// The account that submitted it.
+    pub account: Option<String>,
+    /// Whether its sender requires TLS on the whole way.
+    pub requires_tls: bool,
+    /// By when its sender wants it delivered.
+    pub deliver_by: Option<Timestamp>,
+    /// Before this time it is not delivered.
+    pub release_at: Option<Timestamp>,
+    /// Its priority, from -9 to 9.
+    pub priority: i8,
     /// Its deliveries; in lists only those that were asked for.
     pub deliveries: Vec<DeliverySummary>,
 }
@@ -132,6 +142,8 @@ pub enum State {
     Active,
     /// Due: in line for an attempt.
     Due,
+    /// Kept back until the time that its sender set.
+    Scheduled,
     /// Was tried; waits for the next attempt.
     Deferred,
     /// On hold.
@@ -272,6 +284,11 @@ impl Inner {
             size: stored.size,
             tenant: envelope.tenant.clone(),
             campaign: envelope.campaign.clone(),
+            account: envelope.account.clone(),
+            requires_tls: envelope.tls == TlsDemand::Required,
+            deliver_by: envelope.deliver_by.map(|limit| limit.by),
+            release_at: envelope.release_at,
+            priority: envelope.priority,
             deliveries: wanted.map(|(number, delivery)| self.summarise_delivery(stored, number, delivery)).collect(),
         }
     }
@@ -285,7 +302,9 @@ impl Inner {
             Schedule::Held(_) => State::Held,
             Schedule::Finished => State::Finished,
             Schedule::At(_) if !pending => State::Reporting,
-            Schedule::At(due) if *due <= now.due || delivery.attempts == 0 => State::Due,
+            Schedule::At(due) if *due <= now.due => State::Due,
+            Schedule::At(_) if delivery.attempts == 0 && stored.envelope.begins_at() > now.wall() => State::Scheduled,
+            Schedule::At(_) if delivery.attempts == 0 => State::Due,
             Schedule::At(_) => State::Deferred,
         };
         let (due, held) = match schedule {

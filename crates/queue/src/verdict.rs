@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use feedback::Action;
 use mail::{
-    Act, Destination, EnhancedCode, Envelope, Fault, FaultSource, ForwardPath, Outcome, Protocol, Randomness,
-    ReversePath, Timestamp,
+    Act, ByMode, DeliverBy, Destination, EnhancedCode, Envelope, Fault, FaultSource, ForwardPath, Notify, Outcome,
+    Protocol, Randomness, ReversePath, Timestamp,
 };
 use shaping::{NextAttempt, Purpose, RetrySchedule};
 use store::{Delivery, DeliveryRecipient, Notice, RecipientStatus, Schedule, Update};
@@ -75,10 +75,13 @@ pub(crate) fn decide(
     let mut delivery = before.clone();
     let outcomes = outcomes_of(&mut delivery, happening);
     let removal = order.filter(|order| order.kind == OrderKind::Remove);
-    let next = at.retry.next(delivery.attempts, envelope.received_at, purpose(envelope), at.now, randomness);
+    let next = at.retry.next(delivery.attempts, envelope.begins_at(), purpose(envelope), at.now, randomness);
     let due = match next {
+        _ if at.may_expire && is_over(envelope, at.now) => Timestamp::MAX,
         // A rest that lasts beyond the expiry must not make the sender wait for the news.
-        NextAttempt::At(due) => due.max(at.not_before.min(at.retry.expires(envelope.received_at, purpose(envelope)))),
+        NextAttempt::At(due) => due
+            .max(at.not_before.min(at.retry.expires(envelope.begins_at(), purpose(envelope))))
+            .min(delivery.deadline(envelope).filter(|deadline| *deadline > at.now).unwrap_or(Timestamp::MAX)),
         NextAttempt::Expired if at.may_expire => Timestamp::MAX,
         NextAttempt::Expired => (at.now + at.retry.intervals.after(delivery.attempts)).max(at.not_before),
     };
@@ -88,6 +91,9 @@ pub(crate) fn decide(
         let outcome = match (removal, outcome) {
             (Some(order), Outcome::Deferred(_)) if order.recipients.contains(&index) => {
                 Outcome::Removed(order.act.clone())
+            }
+            (_, Outcome::Deferred(fault)) if expired && is_over(envelope, at.now) => {
+                Outcome::Expired(Some(late(Some(&fault), true)))
             }
             (_, Outcome::Deferred(fault)) if expired => Outcome::Expired(Some(fault)),
             (_, outcome) => outcome,
@@ -110,6 +116,58 @@ pub(crate) fn decide(
         into = into.into_iter().flat_map(held).collect();
     }
     Verdict { into, tidings, tell_delay }
+}
+
+/// Decides about a delivery that was not attempted when its sender's limit of time was over (RFC 2852 §4.1.3): it goes
+/// back, or its delay is told and it is tried on.
+pub(crate) fn overdue(
+    envelope: &Envelope,
+    before: &Delivery,
+    order: Option<&Order>,
+    at: &Circumstances<'_>,
+) -> Verdict {
+    let mut delivery = before.clone();
+    let mut tidings = Vec::new();
+    let over = is_over(envelope, at.now);
+    let pending: Vec<u32> = delivery.recipients.iter().filter(|r| is_pending(r)).map(|r| r.index).collect();
+    for index in pending.into_iter().filter(|_| over) {
+        let Some(recipient) = envelope.recipients.get(index as usize) else { continue };
+        let outcome = match order.filter(|order| order.kind == OrderKind::Remove && order.recipients.contains(&index)) {
+            Some(order) => Outcome::Removed(order.act.clone()),
+            None => Outcome::Expired(Some(late(before.last.as_ref(), true))),
+        };
+        let attempts = delivery.attempts;
+        tidings.push(Tiding { recipient: recipient.path.clone(), outcome: outcome.clone(), attempts, next: None });
+        end(&mut delivery, envelope, index, outcome, at.protocol);
+    }
+    let hold = order.filter(|order| order.kind == OrderKind::Hold);
+    let tell_delay = hold.is_none() && wants_delay_notice(envelope, &delivery, at);
+    // Where nobody wants to hear of it, it is as good as told.
+    delivery.delay_told |= !over && hold.is_none() && !tell_delay && is_late(envelope, at.now);
+    let mut into = part(delivery, at.now);
+    if let Some(Order { act, recipients, .. }) = hold {
+        let held = |part| reschedule(part, recipients, Schedule::Held(act.clone()));
+        into = into.into_iter().flat_map(held).collect();
+    }
+    Verdict { into, tidings, tell_delay }
+}
+
+/// Whether a message is to go back, for its sender's limit of time is over.
+pub(crate) fn is_over(envelope: &Envelope, now: Timestamp) -> bool {
+    envelope.deliver_by.is_some_and(|limit| limit.mode == ByMode::Return && limit.by <= now)
+}
+
+/// Whether its sender is to hear that a message was not delivered in time.
+pub(crate) fn is_late(envelope: &Envelope, now: Timestamp) -> bool {
+    envelope.deliver_by.is_some_and(|limit| limit.mode == ByMode::Notify && limit.by <= now)
+}
+
+/// What to say of a message that was not delivered in time, with what went wrong last.
+pub(crate) fn late(last: Option<&Fault>, is_final: bool) -> Fault {
+    let (code, class) = if is_final { (554, 5) } else { (451, 4) };
+    let told = last.map_or_else(String::new, |last| format!("; the last attempt: {last}"));
+    let text = format!("not delivered within the time that the sender set{told}");
+    Fault::local(code, EnhancedCode::new(class, 4, 7), text)
 }
 
 /// Takes recipients out of a delivery for good, by an operator's act; nobody is told.
@@ -192,10 +250,11 @@ pub(crate) fn is_pending(recipient: &DeliveryRecipient) -> bool {
 }
 
 /// Whether the sender wants to be told that a recipient has to wait.
-pub(crate) fn wants_delay(envelope: &Envelope, recipient: &DeliveryRecipient) -> bool {
-    let asked = envelope.recipients.get(recipient.index as usize);
-    let told = envelope.reverse_path != ReversePath::Null;
-    told && is_pending(recipient) && asked.is_some_and(|asked| feedback::owes(asked.notify, Action::Delayed))
+pub(crate) fn wants_delay(envelope: &Envelope, recipient: &DeliveryRecipient, now: Timestamp) -> bool {
+    let Some(asked) = envelope.recipients.get(recipient.index as usize) else { return false };
+    // RFC 2852 §4.1.3: who sets a limit of time asks to hear of it.
+    let asks = feedback::owes(asked.notify, Action::Delayed) || is_late(envelope, now);
+    envelope.reverse_path != ReversePath::Null && is_pending(recipient) && asks && asked.notify != Notify::Never
 }
 
 /// The outcome of each recipient that was pending; one of which nothing was said is deferred.
@@ -229,7 +288,7 @@ fn end(delivery: &mut Delivery, envelope: &Envelope, index: u32, outcome: Outcom
         return;
     };
     if outcome.is_final() {
-        let owed = feedback::owed(&envelope.reverse_path, recipient.notify, &outcome, protocol);
+        let owed = feedback::owed(envelope, recipient.notify, &outcome, protocol);
         let notice = if owed.is_some() { Notice::Owed } else { Notice::NotOwed };
         place.status = RecipientStatus::Final { outcome, notice };
     }
@@ -254,8 +313,13 @@ fn part(mut delivery: Delivery, now: Timestamp) -> Vec<Delivery> {
 }
 
 fn wants_delay_notice(envelope: &Envelope, delivery: &Delivery, at: &Circumstances<'_>) -> bool {
-    let due = at.retry.delay_notice_at(envelope.received_at, purpose(envelope)).is_some_and(|due| at.now >= due);
-    due && !delivery.delay_told && delivery.recipients.iter().any(|recipient| wants_delay(envelope, recipient))
+    let due = match envelope.deliver_by {
+        // Instead of our own, for it is told once.
+        Some(DeliverBy { mode: ByMode::Notify, by, .. }) => Some(by),
+        _ => at.retry.delay_notice_at(envelope.begins_at(), purpose(envelope)),
+    };
+    let wants = |recipient: &DeliveryRecipient| wants_delay(envelope, recipient, at.now);
+    due.is_some_and(|due| at.now >= due) && !delivery.delay_told && delivery.recipients.iter().any(wants)
 }
 
 #[cfg(test)]

@@ -180,7 +180,7 @@ impl FirstOutcome {
     fn into_now(self) -> Outcome {
         match self {
             FirstOutcome::Delivered(FirstDelivered { host, address, reply, dsn }) => {
-                Outcome::Delivered(Delivered { host, address, reply, dsn, tls: None })
+                Outcome::Delivered(Delivered { host, address, reply, dsn, deliver_by: false, tls: None })
             }
             FirstOutcome::Deferred(fault) => Outcome::Deferred(fault),
             FirstOutcome::Failed(fault) => Outcome::Failed(fault),
@@ -236,6 +236,7 @@ mod tests {
             address: Some("2001:db8::25".parse().unwrap()),
             reply: Reply::new(250, None, "taken"),
             dsn: true,
+            deliver_by: false,
             tls: None,
         });
         let one = |index, status| DeliveryRecipient { index, status };

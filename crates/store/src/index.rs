@@ -22,7 +22,7 @@ use crate::state::State;
 /// The index's file.
 pub(crate) const NAME: &str = "index.redb";
 /// Grows when the tables change their form; an index of another version is built anew.
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 
 const MESSAGES: TableDefinition<u128, &[u8]> = TableDefinition::new("messages");
 const SCHEDULE: TableDefinition<&[u8], &[u8]> = TableDefinition::new("schedule");
@@ -212,6 +212,7 @@ impl<'t> Tables<'t> {
             let row = encode(&Row {
                 begins_at: due.begins_at,
                 priority: due.priority,
+                deadline: due.deadline,
                 tenant: due.tenant.as_deref(),
                 campaign: due.campaign.as_deref(),
                 size: due.size,
@@ -290,6 +291,7 @@ impl Waiting {
 struct Row<'a> {
     begins_at: Timestamp,
     priority: i8,
+    deadline: Option<Timestamp>,
     #[serde(borrow)]
     tenant: Option<&'a str>,
     #[serde(borrow)]
@@ -431,6 +433,7 @@ fn read_row(key: &[u8], row: &[u8]) -> Result<Due, redb::Error> {
         number: number(25, 29) as u32,
         begins_at: row.begins_at,
         priority: row.priority,
+        deadline: row.deadline,
         tenant: row.tenant.map(Into::into),
         campaign: row.campaign.map(Into::into),
         size: row.size,

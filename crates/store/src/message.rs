@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use mail::{Act, Destination, Envelope, Fault, MessageId, Outcome, Timestamp};
+use mail::{Act, ByMode, DeliverBy, Destination, Envelope, Fault, MessageId, Outcome, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::incoming::Incoming;
@@ -96,6 +96,13 @@ impl Delivery {
             last: None,
             delay_told: false,
         }
+    }
+
+    /// When the sender's limit of time asks for something: that the message goes back, or that its delay is told, unless
+    /// that has happened.
+    pub fn deadline(&self, envelope: &Envelope) -> Option<Timestamp> {
+        let asks = |by: &DeliverBy| by.mode == ByMode::Return || !self.delay_told;
+        envelope.deliver_by.filter(asks).map(|by| by.by)
     }
 
     /// Whether a recipient's sender is still to be told.
@@ -232,6 +239,8 @@ pub struct Due {
     pub begins_at: Timestamp,
     /// The message's priority.
     pub priority: i8,
+    /// When something must happen though it could not be delivered: see [`Delivery::deadline`].
+    pub deadline: Option<Timestamp>,
     /// The message's tenant.
     pub tenant: Option<String>,
     /// The message's campaign.

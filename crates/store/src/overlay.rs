@@ -56,6 +56,7 @@ impl Kept {
     /// What the schedule tells of one of its places.
     pub fn due(&self, cursor: Cursor) -> Due {
         let envelope = &self.message.envelope;
+        let delivery = self.message.deliveries.get(cursor.number as usize);
         Due {
             id: cursor.id,
             number: cursor.number,
@@ -63,6 +64,7 @@ impl Kept {
             held: cursor.held,
             begins_at: envelope.begins_at(),
             priority: envelope.priority,
+            deadline: delivery.and_then(|delivery| delivery.deadline(envelope)),
             tenant: envelope.tenant.clone(),
             campaign: envelope.campaign.clone(),
             size: self.message.size,

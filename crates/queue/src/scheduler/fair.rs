@@ -1,6 +1,11 @@
-//! Fair sharing of a lane: new mail and retries share it by weight, tenants share each of these, campaigns a tenant.
+//! Fair sharing of a lane: the more urgent goes first; within one priority new mail and retries share the lane by weight,
+//! tenants share each of these, campaigns a tenant.
+//!
+//! Priorities are strict but for one turn in eight, which goes to the priority that has waited longest for one, so that a
+//! steady flow of urgent mail does not starve the rest (RFC 6710 §4.1 leaves that to us).
 
-use std::collections::{HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::Hash;
 use std::sync::Arc;
 
@@ -8,6 +13,9 @@ use shaping::Drr;
 
 /// The most that an item costs, and what a share of weight 1 may spend in a turn.
 pub(crate) const MOST_COST: u32 = 8;
+
+/// One turn in so many goes to the priority that has waited longest.
+const PATIENCE: u64 = 8;
 
 /// The name of a tenant or campaign; `None` is the share of what has none.
 pub(crate) type Name = Option<Arc<str>>;
@@ -43,6 +51,7 @@ impl Default for Weights {
 /// Where an item queues and what it costs.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
+    pub(crate) priority: i8,
     pub(crate) class: Class,
     pub(crate) tenant: Name,
     pub(crate) campaign: Name,
@@ -52,8 +61,18 @@ pub(crate) struct Place {
 /// Items of a lane, taken in fair order; first in, first out within a campaign.
 #[derive(Debug)]
 pub(crate) struct Fair<T> {
-    classes: Drr<Class, Tenants<T>>,
+    priorities: BTreeMap<Reverse<i8>, Priority<T>>,
+    /// Turns so far.
+    turns: u64,
     len: usize,
+}
+
+/// The items of one priority.
+#[derive(Debug)]
+struct Priority<T> {
+    classes: Drr<Class, Tenants<T>>,
+    /// The turn in which it was served last, or came.
+    served: u64,
 }
 
 type Tenants<T> = Drr<Name, Campaigns<T>>;
@@ -61,7 +80,7 @@ type Campaigns<T> = Drr<Name, VecDeque<(T, u32)>>;
 
 impl<T> Fair<T> {
     pub(crate) fn new() -> Self {
-        Self { classes: Drr::new(MOST_COST), len: 0 }
+        Self { priorities: BTreeMap::new(), turns: 0, len: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -78,7 +97,11 @@ impl<T> Fair<T> {
         };
         let tenant_weight = named(&weights.tenants, &place.tenant);
         let campaign_weight = named(&weights.campaigns, &place.campaign);
-        self.classes
+        let served = self.turns;
+        self.priorities
+            .entry(Reverse(place.priority))
+            .or_insert_with(|| Priority { classes: Drr::new(MOST_COST), served })
+            .classes
             .enter(place.class, class_weight, || Drr::new(MOST_COST))
             .enter(place.tenant, tenant_weight, || Drr::new(MOST_COST))
             .enter(place.campaign, campaign_weight, VecDeque::new)
@@ -87,15 +110,35 @@ impl<T> Fair<T> {
     }
 
     pub(crate) fn pop(&mut self) -> Option<T> {
-        let (item, _) = self.classes.take()?;
+        let key = self.next_priority()?;
+        self.turns += 1;
+        let priority = self.priorities.get_mut(&key)?;
+        priority.served = self.turns;
+        let taken = priority.classes.take();
+        if priority.classes.is_empty() {
+            self.priorities.remove(&key);
+        }
+        let (item, _) = taken?;
         self.len -= 1;
         Some(item)
     }
 
+    /// Whose turn it is.
+    fn next_priority(&self) -> Option<Reverse<i8>> {
+        if self.turns % PATIENCE != PATIENCE - 1 {
+            return self.priorities.keys().next().copied();
+        }
+        // Of equals the more urgent, which comes first.
+        self.priorities.iter().min_by_key(|(_, priority)| priority.served).map(|(key, _)| *key)
+    }
+
     /// Keeps only the items that are still wanted.
     pub(crate) fn retain(&mut self, wanted: impl Fn(&T) -> bool) {
-        self.classes.retain(&wanted);
-        self.len = self.classes.count();
+        self.priorities.retain(|_, priority| {
+            priority.classes.retain(&wanted);
+            !priority.classes.is_empty()
+        });
+        self.len = self.priorities.values().map(|priority| priority.classes.count()).sum();
     }
 
     /// Takes everything out, in fair order.
@@ -173,7 +216,27 @@ mod tests {
     use proptest::prelude::*;
 
     fn place(class: Class, tenant: &str, campaign: &str, cost: u32) -> Place {
-        Place { class, tenant: Some(tenant.into()), campaign: Some(campaign.into()), cost }
+        Place { priority: 0, class, tenant: Some(tenant.into()), campaign: Some(campaign.into()), cost }
+    }
+
+    #[test]
+    fn the_urgent_goes_first_and_the_rest_is_not_starved() {
+        let mut fair = Fair::new();
+        let at = |priority| Place { priority, ..place(Class::First, "a", "", 1) };
+        for _ in 0..1000 {
+            fair.push(0, at(0), &Weights::default());
+            fair.push(-9, at(-9), &Weights::default());
+        }
+        assert_eq!(fair.pop(), Some(0));
+        for _ in 0..100 {
+            fair.push(9, at(9), &Weights::default());
+        }
+        let order: Vec<i8> = std::iter::from_fn(|| fair.pop()).take(64).collect();
+        assert_eq!(order[0], 9);
+        let turns = |of: i8| order.iter().filter(|priority| **priority == of).count();
+        assert_eq!((turns(9), turns(0), turns(-9)), (56, 4, 4), "seven of eight turns are for the most urgent");
+        let rest = std::iter::from_fn(|| fair.pop()).count();
+        assert_eq!(rest, 2100 - 65, "nothing is lost");
     }
 
     #[test]

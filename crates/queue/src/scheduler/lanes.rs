@@ -285,7 +285,7 @@ impl Scheduler {
         entry.phase = Phase::Queued(id, self.tickets);
         let item = &entry.item;
         let (tenant, campaign) = (item.tenant.clone(), item.campaign.clone());
-        let place = Place { class: item.class, tenant, campaign, cost: item.cost };
+        let place = Place { priority: item.priority, class: item.class, tenant, campaign, cost: item.cost };
         lane.work.push((key, self.tickets), place, &self.weights);
         lane.ready += 1;
         lane.used_at = now.instant;

@@ -112,6 +112,9 @@ pub(crate) struct Item {
     pub(crate) tenant: Name,
     pub(crate) campaign: Name,
     pub(crate) cost: u32,
+    pub(crate) priority: i8,
+    /// When it must be looked at even if it could not be attempted, by the wall clock.
+    pub(crate) deadline: Option<Timestamp>,
     pub(crate) rider: Option<Rider>,
 }
 
@@ -192,6 +195,8 @@ pub(crate) enum Why {
     NoticeOwed,
     /// Connections that took it ended without a word about it.
     Dropped,
+    /// The sender's limit of time is over.
+    TimeOver,
 }
 
 /// What [`Scheduler::claim`] found.
@@ -217,6 +222,8 @@ pub(crate) struct Scheduler {
     /// Entries made by claims.
     claimed: usize,
     aside: BTreeSet<(Instant, Key)>,
+    /// When those in memory must be looked at, by the wall clock.
+    deadlines: BTreeSet<(Timestamp, Key)>,
     tickets: u64,
     attention: VecDeque<(Key, u64, Why)>,
     destinations: windows::Destinations,
@@ -238,6 +245,7 @@ impl Scheduler {
             riders: 0,
             claimed: 0,
             aside: BTreeSet::new(),
+            deadlines: BTreeSet::new(),
             tickets: 0,
             attention: VecDeque::new(),
             destinations: windows::Destinations::default(),
@@ -253,7 +261,7 @@ impl Scheduler {
     /// A new message's delivery, durable in the store. `false`: there is no room for it now, and it is loaded later.
     pub(crate) fn admit(&mut self, destination: &Destination, mut item: Item, now: Now) -> bool {
         let id = self.destination(destination);
-        let room = self.free() > 0 && self.has_room_for_new(id);
+        let room = self.free() > 0 && self.has_room_for_new(id, item.priority);
         if !room || self.stopped || self.entries.contains_key(&item.key) {
             self.overflowed(id);
             self.look_for(id, item.due, now);
@@ -279,7 +287,8 @@ impl Scheduler {
             None => {
                 let id = self.destination(destination);
                 let (class, due) = (Class::Retry, Timestamp::default());
-                let item = Item { key, due, class, tenant: None, campaign: None, cost: 1, rider: None };
+                let (tenant, campaign, cost, priority, deadline) = (None, None, 1, 0, None);
+                let item = Item { key, due, class, tenant, campaign, cost, priority, deadline, rider: None };
                 self.keep(id, item, Phase::Busy);
                 if let Some(entry) = self.entries.get_mut(&key) {
                     entry.claimed = true;
@@ -344,6 +353,30 @@ impl Scheduler {
         batch
     }
 
+    /// What waits for an attempt beyond its deadline is dealt with without one. An attempt under way is let be: what
+    /// becomes of it takes the deadline into account.
+    pub(crate) fn take_overdue(&mut self, now: Now) {
+        if !self.may_expire(now) {
+            return;
+        }
+        while let Some((at, key)) = self.deadlines.first().copied()
+            && at <= now.wall()
+        {
+            self.deadlines.remove(&(at, key));
+            let Some(entry) = self.entries.get(&key) else { continue };
+            match entry.phase {
+                Phase::Flying(_) | Phase::Busy | Phase::Attended(_) => continue,
+                Phase::Queued(lane, _) => {
+                    self.lanes.withdrawn(lane);
+                    self.make_room(lane, now);
+                }
+                Phase::Aside(until) => self.no_longer_aside(until, key),
+                Phase::Waiting => {}
+            }
+            self.attend(key, Why::TimeOver);
+        }
+    }
+
     /// Whether something waits for [`Self::next_attention`].
     pub(crate) fn wants_attention(&self) -> bool {
         !self.attention.is_empty()
@@ -396,6 +429,7 @@ impl Scheduler {
         self.stopped = true;
         self.attention.clear();
         self.aside.clear();
+        self.deadlines.clear();
         self.entries.retain(|_, entry| matches!(entry.phase, Phase::Flying(_) | Phase::Busy));
         self.rung.extend(self.lanes.waiting());
     }
@@ -418,7 +452,12 @@ impl Scheduler {
     pub(crate) fn deadline(&self, may_load: bool, now: Now) -> Option<Instant> {
         let aside = self.aside.first().map(|(until, _)| *until);
         let load = if may_load { self.load_at(now) } else { None };
-        load.into_iter().chain(aside).min()
+        let overdue = self.deadlines.first().map(|(at, _)| now.instant + at.since(now.wall()));
+        let overdue = match self.grace_until {
+            Some(until) => overdue.map(|at| at.max(until)),
+            None => overdue,
+        };
+        load.into_iter().chain(aside).chain(overdue).min()
     }
 
     fn enter(&mut self, destination: DestinationId, item: Item, now: Now) {
@@ -429,6 +468,7 @@ impl Scheduler {
 
     fn keep(&mut self, destination: DestinationId, item: Item, phase: Phase) {
         self.riders += usize::from(item.rider.is_some());
+        self.deadlines.extend(item.deadline.map(|deadline| (deadline, item.key)));
         self.count_in(destination, item.class);
         let key = item.key;
         let (claimed, dropped, setbacks) = (false, 0, 0);
@@ -440,6 +480,9 @@ impl Scheduler {
         let Some(entry) = self.entries.remove(&key) else { return };
         self.riders -= usize::from(entry.item.rider.is_some());
         self.claimed -= usize::from(entry.claimed);
+        if let Some(deadline) = entry.item.deadline {
+            self.deadlines.remove(&(deadline, key));
+        }
         self.count_out(entry.destination, entry.item.class, now);
     }
 

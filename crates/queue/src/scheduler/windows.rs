@@ -328,8 +328,10 @@ impl Scheduler {
         }
     }
 
-    pub(super) fn has_room_for_new(&self, id: DestinationId) -> bool {
+    pub(super) fn has_room_for_new(&self, id: DestinationId, priority: i8) -> bool {
         let cap = self.threshold(self.windows.destination, 8).max(1);
+        // What is urgent must not wait in the store behind what is not: it may use as much again.
+        let cap = if priority > 0 { 2 * cap } else { cap };
         self.destinations.by_id.get(&id).is_some_and(|record| record.first < cap)
     }
 

@@ -56,6 +56,7 @@ fn delivered(dsn: bool) -> Outcome {
         address: None,
         reply: Reply::new(250, None, "ok"),
         dsn,
+        deliver_by: false,
         tls: None,
     })
 }
@@ -93,6 +94,32 @@ fn attempts_follow_the_schedule_until_the_end() {
         state.recipients[0].status,
         RecipientStatus::Final { outcome: Outcome::Expired(Some(temporary())), notice: Notice::Owed }
     );
+}
+
+#[test]
+fn a_limit_of_time_is_an_end_or_a_time_to_tell() {
+    let mut envelope = envelope("a@example.net", &[Notify::Default, Notify::Never]);
+    let outcomes = [(0, Outcome::Deferred(temporary())), (1, Outcome::Deferred(temporary()))];
+    let limit = |mode| Some(DeliverBy { by: START + HOUR, mode, trace: false });
+    envelope.deliver_by = limit(ByMode::Return);
+    let early = attempt(&envelope, &delivery(&envelope), &outcomes, HOUR - Duration::from_secs(60));
+    assert_eq!(early.into[0].schedule, Schedule::At(START + HOUR), "not later than that");
+    let over = attempt(&envelope, &delivery(&envelope), &outcomes, HOUR);
+    assert_eq!(owed(&over), [0]);
+    assert!(over.tidings.iter().all(|tiding| matches!(tiding.outcome, Outcome::Expired(Some(_)))));
+    let retry = exact();
+    let unsure = Circumstances { may_expire: false, ..at(&retry, HOUR) };
+    let happening = Happening::Attempt(&outcomes);
+    let kept = decide(&envelope, &delivery(&envelope), happening, None, &unsure, &Randomness::seeded(1));
+    assert!(kept.tidings.iter().all(|tiding| !tiding.outcome.is_final()), "the clock may have jumped");
+    let without = overdue(&envelope, &delivery(&envelope), None, &at(&retry, HOUR));
+    assert_eq!((owed(&without), without.tidings[0].attempts), (vec![0], 0));
+    envelope.deliver_by = limit(ByMode::Notify);
+    let late = attempt(&envelope, &delivery(&envelope), &outcomes, HOUR);
+    assert!(late.tell_delay && late.tidings.iter().all(|tiding| !tiding.outcome.is_final()));
+    envelope.recipients.iter_mut().for_each(|recipient| recipient.notify = Notify::Never);
+    let silent = overdue(&envelope, &delivery(&envelope), None, &at(&retry, HOUR));
+    assert!(!silent.tell_delay && silent.into[0].delay_told, "or it would be looked at again and again");
 }
 
 #[test]

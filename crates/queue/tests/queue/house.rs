@@ -391,7 +391,7 @@ impl Peers {
 fn outcome(does: Does) -> Outcome {
     let delivered = |dsn| {
         let reply = Reply::new(250, EnhancedCode::new(2, 0, 0), "ok");
-        Outcome::Delivered(Delivered { host: "mx".into(), address: None, reply, dsn, tls: None })
+        Outcome::Delivered(Delivered { host: "mx".into(), address: None, reply, dsn, deliver_by: false, tls: None })
     };
     match does {
         Does::Accept => delivered(false),

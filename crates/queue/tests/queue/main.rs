@@ -5,3 +5,4 @@ mod life;
 mod operators;
 mod pace;
 mod reports;
+mod wishes;

@@ -158,6 +158,7 @@ impl World {
             held: false,
             begins_at: *due,
             priority: 0,
+            deadline: None,
             tenant: None,
             campaign: None,
             size: 0,
@@ -252,7 +253,8 @@ impl World {
 }
 
 fn item(key: Key, due: Timestamp, class: Class) -> Item {
-    Item { key, due, class, tenant: None, campaign: None, cost: 1, rider: None }
+    let (tenant, campaign, priority, deadline) = (None, None, 0, None);
+    Item { key, due, class, tenant, campaign, cost: 1, priority, deadline, rider: None }
 }
 
 fn target(site: u64) -> Arc<Target> {
