@@ -110,6 +110,31 @@ pub enum Command {
         #[command(subcommand)]
         command: BanCommand,
     },
+    /// Look into TLS reports: those that came, and those that were sent.
+    #[command(
+        name = "tlsrpt",
+        after_help = "Examples:\n  postrider tlsrpt summary --since 7d\n  postrider tlsrpt list --domain example.org\n  \
+                      postrider tlsrpt show 01kan8q3v7c4x1m0z9t6w2r5hd\n  postrider tlsrpt counts --domain example.net"
+    )]
+    TlsReports {
+        #[command(flatten)]
+        reach: Reach,
+        #[command(subcommand)]
+        command: TlsReportsCommand,
+    },
+    /// Print the DNS records to publish for the configuration.
+    #[command(
+        long_about = "Print the DNS records to publish for the configuration, of one domain or of all in `domains`: MX, \
+                      TLSA, MTA-STS, TLS-RPT and SPF. Lines can be put into a zone file as they are.",
+        after_help = "Examples:\n  postrider dns-records\n  postrider dns-records example.org --json"
+    )]
+    DnsRecords {
+        /// The domain.
+        domain: Option<mail::Domain>,
+        /// Print one JSON object per line.
+        #[arg(long)]
+        json: bool,
+    },
     /// Tell how the running server is.
     Status {
         #[command(flatten)]
@@ -135,6 +160,73 @@ const SELECT_HELP: &str = "Examples:\n  postrider queue summary\n  postrider que
                            postrider queue show 01kan8q3v7c4x1m0z9t6w2r5hd --content > message.eml\n  postrider queue hold \
                            --sender news@example.org --reason \"complaints\"\n  postrider queue remove --domain \
                            example.org --older-than 2d";
+
+/// What to see of TLS reports.
+#[derive(Debug, Subcommand)]
+pub enum TlsReportsCommand {
+    /// List the reports that came, oldest first.
+    List {
+        #[command(flatten)]
+        about: About,
+        /// List at most this many.
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+        /// Print one JSON object per line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one report.
+    Show {
+        /// The id of its mail, as `list` tells it.
+        id: MessageId,
+        /// Print it as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Sum up the reports that came, by domain.
+    Summary {
+        #[command(flatten)]
+        about: About,
+        /// Print one JSON object per line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the reports that were sent to others or wait to be.
+    Sent {
+        /// About this domain.
+        #[arg(long)]
+        domain: Option<mail::Domain>,
+        /// List at most this many.
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+        /// Print one JSON object per line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List what is counted and not reported yet, by domain and day.
+    Counts {
+        /// About this domain.
+        #[arg(long)]
+        domain: Option<mail::Domain>,
+        /// List at most this many.
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+        /// Print one JSON object per line.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Which reports are meant.
+#[derive(Clone, Debug, Default, Args)]
+pub struct About {
+    /// Reports about this domain.
+    #[arg(long)]
+    pub domain: Option<mail::Domain>,
+    /// Reports received not longer ago than this, such as 7d.
+    #[arg(long, value_name = "DURATION")]
+    pub since: Option<Period>,
+}
 
 /// What to do with accounts.
 #[derive(Debug, Subcommand)]

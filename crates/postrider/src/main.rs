@@ -11,12 +11,14 @@ mod ban_command;
 mod cli;
 mod config;
 mod control;
+mod dns_records;
 mod explain;
 mod logs;
 mod output;
 mod queue_command;
 mod sandbox;
 mod server;
+mod tlsrpt_command;
 mod use_command;
 
 use std::io::IsTerminal;
@@ -52,6 +54,8 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Account { command } => account_command::run(&cli.config, command)?,
         Command::Acme { reach, command } => acme_command::run(&socket(cli, reach)?, *command)?,
         Command::Ban { reach, command } => ban_command::run(&socket(cli, reach)?, command)?,
+        Command::TlsReports { reach, command } => tlsrpt_command::run(&socket(cli, reach)?, command)?,
+        Command::DnsRecords { domain, json } => dns_records::run(&cli.config, domain.as_ref(), *json)?,
         Command::Status { reach, json } => queue_command::status(&socket(cli, reach)?, *json)?,
         Command::Metrics { reach } => queue_command::metrics(&socket(cli, reach)?)?,
         Command::Completions { shell } => {
@@ -134,6 +138,8 @@ enum Failure {
     #[error(transparent)]
     Account(#[from] account_command::AccountError),
     #[error(transparent)]
+    Records(#[from] dns_records::RecordsError),
+    #[error(transparent)]
     Explain(#[from] explain::ExplainError),
     #[error("{0}")]
     Output(#[from] std::io::Error),
@@ -148,11 +154,15 @@ impl Failure {
             }
             Failure::Explain(explain::ExplainError::Configuration(problems))
             | Failure::Account(account_command::AccountError::Configuration(problems)) => (Some(problems), None),
+            Failure::Records(dns_records::RecordsError::Configuration(problems)) => (Some(problems), None),
+            Failure::Records(dns_records::RecordsError::NoDomain) => {
+                (None, Some("name one: postrider dns-records example.org; or set `domains`".to_owned()))
+            }
             Failure::Account(error) => (None, error.cure()),
             Failure::Serve(error) => (None, error.cure()),
             Failure::Sandbox(error) => (None, error.cure()),
             Failure::Control(error) => (None, error.cure()),
-            Failure::Explain(_) | Failure::Output(_) => (None, None),
+            Failure::Records(_) | Failure::Explain(_) | Failure::Output(_) => (None, None),
         };
         if let Some(problems) = problems {
             eprint!("{}", problems.render(std::io::stderr().is_terminal()));

@@ -23,6 +23,8 @@ pub fn judge(configuration: &Configuration, places: &Places) -> Vec<Problem> {
     times(configuration, places, &mut problems);
     sizes(configuration, places, &mut problems);
     name_servers(configuration, places, &mut problems);
+    super::mta_sts::judge(configuration, places, &mut problems);
+    super::tls_reports::judge(configuration, places, &mut problems);
     privileges(configuration, places, &mut problems);
     problems
 }

@@ -167,10 +167,7 @@ fn contradictions_about_tls_are_errors() {
         (client("relay = true"), "a client is known by one of"),
         (client("name = \"a.test\"\nrelay = true"), "`name` and `authority` belong together"),
         (client(&format!("fingerprint = \"{sha}\"")), "this certificate is good for nothing"),
-        (
-            client("fingerprint = \"9f86\"\nrelay = true"),
-            "`client_certificate[0].fingerprint` takes a SHA-256 digest",
-        ),
+        (client("fingerprint = \"9f86\"\nrelay = true"), "`client_certificate[0].fingerprint` takes a SHA-256 digest"),
     ] {
         let found = problems(&format!("hostname = \"mx.test\"\n{text}\n"));
         assert!(found.contains(&format!("× {wanted}")), "{wanted} in {found}");

@@ -24,11 +24,14 @@ pub struct Tls {
     pub minimum: TlsVersion,
     /// How long a handshake may take.
     pub handshake_time: Period,
+    /// A PEM file of certificate authorities to believe beside the system's, when this server connects to others: mail
+    /// hosts that must prove their names, the hosts of MTA-STS policies, places for TLS reports.
+    pub roots: Option<PathBuf>,
 }
 
 impl Default for Tls {
     fn default() -> Self {
-        Self { minimum: TlsVersion::V1_2, handshake_time: Period(std::time::Duration::from_secs(30)) }
+        Self { minimum: TlsVersion::V1_2, handshake_time: Period(std::time::Duration::from_secs(30)), roots: None }
     }
 }
 

@@ -93,6 +93,12 @@ pub struct Configuration {
     /// Reports to senders about what became of their mail.
     #[serde(default)]
     pub reports: Reports,
+    /// Which hosts take mail of a domain, said and proven over HTTPS.
+    #[serde(default)]
+    pub mta_sts: super::mta_sts::MtaSts,
+    /// Reports about TLS between servers.
+    #[serde(default)]
+    pub tls_reports: super::tls_reports::TlsReports,
     /// The queue on disk.
     #[serde(default)]
     pub store: Store,

@@ -55,6 +55,7 @@ pub fn check(format: &str, text: &str) -> Result<(), String> {
         "domain-pattern" => by::<Pattern>(text),
         "socket-address" => by::<Address>(text),
         "ip-address" => by::<Ip>(text),
+        "email-address" => by::<EmailAddress>(text),
         "next-hop" => by::<super::NextHop>(text),
         "fingerprint" => by::<super::Fingerprint>(text),
         _ => Ok(()),
@@ -309,6 +310,26 @@ impl FromStr for Address {
 }
 
 impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// An address of mail, in ASCII.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EmailAddress(pub mail::Mailbox);
+text_form!(EmailAddress, "email-address", "an address of mail", "postmaster@example.org");
+
+impl FromStr for EmailAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mailbox = mail::Mailbox::parse(text, mail::Utf8::Refused);
+        mailbox.map(Self).map_err(|error| format!("this is no address of mail: {error}"))
+    }
+}
+
+impl fmt::Display for EmailAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }

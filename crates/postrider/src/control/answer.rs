@@ -12,7 +12,7 @@ use store::Store;
 use super::Request;
 use super::server::{Answer, Refusal};
 use crate::config::Loaded;
-use crate::server::Meters;
+use crate::server::{Meters, Reporting};
 
 /// How often a client is told how far its command came.
 const PROGRESS: Duration = Duration::from_secs(1);
@@ -31,6 +31,8 @@ pub struct Control {
     pub reception: Reception,
     /// Who has accounts.
     pub directory: Directory,
+    /// TLS reports.
+    pub reporting: Reporting,
     /// The configuration in force.
     pub loaded: Arc<RwLock<Arc<Loaded>>>,
     /// All metrics.
@@ -102,6 +104,7 @@ impl Control {
             | Request::LiftBan { .. }
             | Request::AccountUses { .. }
             | Request::ReleaseAccount { .. } => self.about_clients(request, answer).await,
+            Request::Reports { request } => super::reports::answer(&self.reporting, request, answer).await,
             Request::Act { action, selection, author, reason } => {
                 self.act(action, &selection, &author, &reason, answer).await
             }

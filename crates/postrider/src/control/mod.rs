@@ -7,11 +7,13 @@
 mod answer;
 mod client;
 mod clients;
+mod reports;
 mod server;
 
-use mail::{Destination, MessageId};
+use mail::{Destination, Domain, MessageId};
 use queue::{Action, Selection};
 use serde::{Deserialize, Serialize};
+use tls::report::Wanted;
 
 pub use answer::{Control, Known};
 pub use client::{Client, ClientError};
@@ -103,6 +105,11 @@ pub enum Request {
         /// Why.
         reason: String,
     },
+    /// Something about TLS reports.
+    Reports {
+        /// What.
+        request: ReportRequest,
+    },
     /// Does something: one item that says how much was done, and while it goes on now and then how far it came.
     Act {
         /// What.
@@ -113,6 +120,43 @@ pub enum Request {
         author: String,
         /// Why.
         reason: String,
+    },
+}
+
+/// What can be asked of TLS reports.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "about", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ReportRequest {
+    /// Those that came, oldest first: one item each.
+    Received {
+        /// Which.
+        wanted: Wanted,
+        /// At most this many.
+        limit: usize,
+    },
+    /// One that came: one item.
+    Show {
+        /// The id of its mail.
+        id: MessageId,
+    },
+    /// What those that came say together, by domain: one item each.
+    Summary {
+        /// Which.
+        wanted: Wanted,
+    },
+    /// Those that were sent or wait to be: one item each.
+    Sent {
+        /// About this domain.
+        domain: Option<Domain>,
+        /// At most this many.
+        limit: usize,
+    },
+    /// What is counted and not reported yet: one item per domain and day.
+    Counted {
+        /// About this domain.
+        domain: Option<Domain>,
+        /// At most this many.
+        limit: usize,
     },
 }
 

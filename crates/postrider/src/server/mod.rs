@@ -14,6 +14,7 @@ mod intake;
 mod metrics;
 mod privileges;
 mod reload;
+mod reporting;
 mod rooms;
 mod security;
 mod settings;
@@ -42,8 +43,10 @@ use supervision::Handed;
 pub use dnssec::check as check_dnssec;
 pub use metrics::Meters;
 pub use privileges::keep_private;
+pub use reporting::Reporting;
 pub use rooms::CONTROL_SOCKET;
 pub use security::TLS_FOLDER;
+pub use security::certificate_chains;
 pub use settings::queue as queue_settings;
 
 /// Why the server cannot start, or ended before it was told to.
@@ -79,6 +82,9 @@ pub enum ServeError {
     /// See the inner error.
     #[error(transparent)]
     Roots(#[from] tls::RootsError),
+    /// See the inner error.
+    #[error(transparent)]
+    Https(#[from] tls::HttpsError),
     /// See the inner error.
     #[error("cannot look up names: {0}")]
     Dns(#[from] dns::SetupError),

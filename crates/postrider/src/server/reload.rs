@@ -67,7 +67,10 @@ fn needs_restart(old: &Configuration, new: &Configuration) -> Vec<&'static str> 
     compare("group", old.group == new.group);
     compare("store", old.store == new.store);
     compare("dns", old.dns == new.dns);
-    compare("acme.listen", security::web_addresses(old) == security::web_addresses(new));
+    compare("acme.listen, mta_sts.listen", security::web_addresses(old) == security::web_addresses(new));
+    compare("tls.roots", old.tls.roots == new.tls.roots);
+    compare("mta_sts.follow", old.mta_sts.follow == new.mta_sts.follow);
+    compare("tls_reports", old.tls_reports.is_like(&new.tls_reports));
     compare("log.format", old.log.format == new.log.format);
     keys
 }

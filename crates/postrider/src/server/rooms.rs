@@ -15,6 +15,7 @@ use store::{RealFiles, Store, Tables};
 use tokio::task::JoinSet;
 use tracing::{error, info};
 
+use super::reporting::{self, OutgoingReports, Reporting};
 use super::security::{Keeper, Security, WebSocket};
 use super::supervision::Handed;
 use super::{Prepared, ServeError, settings};
@@ -36,6 +37,7 @@ pub struct Rooms {
     pub(super) reception: Reception,
     pub(super) directory: Directory,
     pub(super) secret: directory::Secret,
+    pub(super) reporting: Reporting,
     pub(super) handed: Handed,
     pub(super) security: Security,
     pub(super) keeper: Keeper,
@@ -63,8 +65,7 @@ impl Rooms {
         let resolver = dns::Resolver::new(configuration.dns.to_settings(), Arc::clone(&clock), dns_metrics)?;
         super::dnssec::tell(resolver.clone());
         let resolver: Arc<dyn dns::Resolve> = Arc::new(resolver);
-        let roots = tls::roots(None)?;
-        let tls = tls::client::Client::new(Arc::clone(&resolver), Arc::new(tls::mtasts::NoPolicies), roots);
+        let roots = tls::roots(configuration.tls.roots.as_deref())?;
         let queue = Queue::new(queue::Parts {
             store: store.clone(),
             resolver: Arc::clone(&resolver),
@@ -74,6 +75,18 @@ impl Rooms {
             observer: Arc::new(Story),
             metrics: queue::Metrics::register(meters.registry()),
         })?;
+        let outgoing = OutgoingReports::new(queue.clone(), Arc::clone(&clock), randomness.clone());
+        let reporting = reporting::Parts {
+            configuration,
+            tables: &tables,
+            resolver: &resolver,
+            clock: &clock,
+            randomness: &randomness,
+            roots: &roots,
+            registry: meters.registry(),
+        };
+        let reporting = Reporting::open(reporting, &Arc::new(outgoing))?;
+        let tls = tls::client::Client::new(Arc::clone(&resolver), reporting.policies(), roots);
         let deliverer = Deliverer::new(delivery::Parts {
             store: store.clone(),
             resolver,
@@ -82,7 +95,7 @@ impl Rooms {
             clock,
             randomness,
             tls,
-            reports: Arc::new(tls::report::NoReports),
+            reports: reporting.sessions(),
             metrics: delivery::Metrics::register(meters.registry()),
         });
         intake.open(QueueIntake::new(queue.clone()));
@@ -99,6 +112,7 @@ impl Rooms {
             web,
             directory,
             secret,
+            reporting,
             handed,
             source,
             loaded,
@@ -123,6 +137,7 @@ impl Rooms {
             queue: self.queue.clone(),
             reception: self.reception.clone(),
             directory: self.directory.clone(),
+            reporting: self.reporting.clone(),
             loaded: Arc::clone(&self.loaded),
             meters: Arc::clone(&self.meters),
             acme: self.keeper.acme.clone(),
@@ -135,11 +150,22 @@ impl Rooms {
         let mut tasks = Tasks::default();
         let queue = self.queue.clone();
         tasks.watch("the queue", async move { queue.run().await });
-        tasks.watch("delivery", deliver(self.queue.clone(), self.deliverer.clone()));
+        tasks.watch("delivery", deliver(self.hands()));
         let reception = self.reception.clone();
         tasks.watch("reception", async move { reception.serve().await });
+        self.reporting.start(&mut tasks);
         self.keeper.start(std::mem::take(&mut self.web), &mut tasks)?;
         Ok(tasks)
+    }
+
+    fn hands(&self) -> Hands {
+        Hands {
+            queue: self.queue.clone(),
+            deliverer: self.deliverer.clone(),
+            reporting: self.reporting.clone(),
+            store: self.store.clone(),
+            loaded: Arc::clone(&self.loaded),
+        }
     }
 
     /// For systemd: where it listens.
@@ -192,16 +218,35 @@ async fn open_tables(configuration: &crate::config::Configuration) -> Result<Tab
     }
 }
 
-/// Gives every granted connection a task of its own, until the queue stops.
-async fn deliver(queue: Queue, deliverer: Deliverer) {
-    while let Some(grant) = queue.grant().await {
-        let deliverer = deliverer.clone();
+/// Who serves the queue's grants.
+#[derive(Clone)]
+struct Hands {
+    queue: Queue,
+    deliverer: Deliverer,
+    reporting: Reporting,
+    store: Store,
+    loaded: Arc<RwLock<Arc<Loaded>>>,
+}
+
+/// Gives every grant a task of its own, until the queue stops.
+async fn deliver(hands: Hands) {
+    while let Some(grant) = hands.queue.grant().await {
+        let hands = hands.clone();
         tokio::spawn(async move {
-            let run = AssertUnwindSafe(deliverer.run(Granted(grant))).catch_unwind();
-            if run.await.is_err() {
+            if AssertUnwindSafe(hands.serve(grant)).catch_unwind().await.is_err() {
                 error!("a delivery panicked; its messages will be tried again");
             }
         });
+    }
+}
+
+impl Hands {
+    async fn serve(&self, grant: Grant) {
+        if reporting::is_inside(&grant) {
+            self.reporting.serve(grant, &self.store, &self.loaded).await;
+        } else {
+            self.deliverer.run(Granted(grant)).await;
+        }
     }
 }
 

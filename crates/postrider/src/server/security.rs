@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use mail::{Clock, Randomness};
 use prometheus_client::registry::Registry;
+use tls::mtasts::OwnPolicies;
 use tls::web::Web;
 use tls::{
     Acceptor, AcceptorSettings, Acme, Ask, Authorities, CertificateMetrics, CertificateSettings, Certificates,
@@ -100,7 +101,14 @@ pub fn web_addresses(configuration: &Configuration) -> Vec<(SocketAddr, bool)> {
     let acme = &configuration.acme;
     let https = acme.challenge == AcmeChallenge::TlsAlpn01;
     let wanted = if acme.names.is_empty() { Vec::new() } else { acme.listen() };
-    wanted.into_iter().map(|address| (address, https)).collect()
+    let mut addresses: Vec<_> = wanted.into_iter().map(|address| (address, https)).collect();
+    for address in configuration.policy_addresses() {
+        // Proofs by HTTPS and policies share a socket.
+        if !addresses.contains(&(address, true)) {
+            addresses.push((address, true));
+        }
+    }
+    addresses
 }
 
 fn open(address: SocketAddr, https: bool, handed: &Handed) -> Result<WebSocket, ServeError> {
@@ -118,6 +126,7 @@ pub struct Keeper {
     pub certificates: Certificates,
     pub acme: Acme,
     proofs: Proofs,
+    policies: OwnPolicies,
     folder: PathBuf,
 }
 
@@ -137,7 +146,7 @@ impl Keeper {
         let proofs = Proofs::new(identities);
         let own = folder.join(ACME_FOLDER);
         let acme = Acme::new(own, certificates.clone(), proofs.clone(), Arc::clone(clock), randomness.clone());
-        let keeper = Self { certificates, acme, proofs, folder };
+        let keeper = Self { certificates, acme, proofs, policies: OwnPolicies::default(), folder };
         let read = keeper.load(configuration)?;
         keeper.adopt(configuration, read);
         Ok(keeper)
@@ -155,6 +164,7 @@ impl Keeper {
     pub fn adopt(&self, configuration: &Configuration, read: tls::Kept) {
         self.certificates.adopt(read);
         self.acme.configure(configuration.acme.to_settings());
+        self.policies.replace(configuration.own_policies());
     }
 
     /// Starts what goes on: looks at the files, orders, and the web server.
@@ -164,7 +174,7 @@ impl Keeper {
         let acme = self.acme.clone();
         tasks.watch("ACME", async move { acme.run().await });
         for WebSocket { listener, https } in web {
-            let router = self.proofs.router();
+            let router = self.proofs.router().merge(self.policies.router());
             let web = match https {
                 true => Web::https(
                     listener,
@@ -181,6 +191,19 @@ impl Keeper {
         }
         Ok(())
     }
+}
+
+/// The files of all certificates that are in force, or will be with the next start.
+pub fn certificate_chains(configuration: &Configuration) -> Vec<PathBuf> {
+    let folder = configuration.store.path.join(TLS_FOLDER);
+    let mut chains: Vec<PathBuf> = configuration.certificate.iter().map(|one| one.chain.clone()).collect();
+    if !configuration.acme.names.is_empty() {
+        chains.extend([Acme::files(&folder.join(ACME_FOLDER)).0].into_iter().filter(|chain| chain.exists()));
+    }
+    if chains.is_empty() {
+        chains.push(Certificates::self_signed_chain(&folder));
+    }
+    chains
 }
 
 /// What comes from an authority, in our folder.

@@ -194,6 +194,7 @@ pub fn queue(configuration: &Configuration) -> Result<queue::Settings, SettingsE
     Ok(queue::Settings {
         ourselves: ourselves(configuration),
         routes: routes?,
+        inside: configuration.inside(),
         sources: sources(configuration),
         retry: schedule(&configuration.retry, configuration, "[retry]")?,
         limits,

@@ -9,3 +9,4 @@ mod harness;
 mod lifecycle;
 mod peers;
 mod sandbox;
+mod tls_reports;

@@ -124,8 +124,9 @@ impl Client {
         let required = ask.demand == TlsDemand::Required;
         let only_dane = *ask.level == TlsLevel::DaneOnly;
         // RFC 8689 §5: the sender would rather have it delivered. What the operator demands is not the sender's to lift.
+        // Nobody is told: TLS reports go so, and must not call forth others.
         if ask.demand == TlsDemand::NotRequired && !only_dane {
-            return Ok(self.opportunistic(ask, PolicyApplied::NoPolicyFound));
+            return Ok(Policy { applied: None, ..self.opportunistic(ask, PolicyApplied::NoPolicyFound) });
         }
         let Host::Domain(host) = ask.host else { return self.without_name(ask) };
         if let Some(proof) = self.discover(ask, host).await? {

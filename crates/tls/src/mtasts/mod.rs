@@ -12,6 +12,7 @@
 mod cache;
 mod fetch;
 mod metrics;
+mod own;
 mod policy;
 mod record;
 
@@ -22,6 +23,7 @@ use mail::Domain;
 
 pub use cache::{Parts, PolicyCache};
 pub use metrics::{End, Fetched, Metrics};
+pub use own::OwnPolicies;
 pub use policy::{MAX_AGE, Mode, MxPattern, PolicyError, StsPolicy};
 pub use record::{RecordError, StsRecord};
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::time::Duration;
 
+use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use mail::{Clock, Domain, MessageId, Timestamp};
@@ -91,10 +92,11 @@ impl Archive {
         &self,
         id: MessageId,
         sender: String,
-        mail: &[u8],
+        mail: Bytes,
         keep: Duration,
     ) -> Result<ReceivedKind, TablesError> {
-        let looked = receive::read(mail);
+        let looking = tokio::task::spawn_blocking(move || receive::read(&mail)).await;
+        let looked = looking.map_err(|_| TablesError::NotMade)?;
         let (report, trouble) = match looked.read {
             Read::Report(report) => (packed(report), None),
             Read::Other(why) => (None, Some(why)),

@@ -8,8 +8,8 @@ use mail_parser::{MessageParser, MessagePart, MimeHeaders};
 
 use super::json::Report;
 
-/// The largest mail that is looked into.
-pub const MAX_MAIL: usize = 20 << 20;
+/// How much of a mail is looked into.
+pub const MAX_MAIL: usize = 8 << 20;
 /// The largest report, out of its compression.
 const MAX_REPORT: u64 = 10 << 20;
 /// The most parts of a mail that are looked at.

@@ -156,6 +156,13 @@ impl fmt::Debug for Identity {
 }
 
 impl IdentityFacts {
+    /// Of the first certificate in a PEM file; its key is not needed.
+    pub fn from_file(chain: &Path) -> Result<Self, IdentityError> {
+        let certificates = certificates(chain, &read(chain)?)?;
+        let first = certificates.first().ok_or_else(|| IdentityError::NoCertificate(chain.to_owned()))?;
+        Self::of(first).map_err(|why| IdentityError::Certificate { file: chain.to_owned(), why })
+    }
+
     /// Reads a certificate.
     pub(crate) fn of(certificate: &CertificateDer<'_>) -> Result<Self, String> {
         let (_, parsed) = X509Certificate::from_der(certificate).map_err(|error| error.to_string())?;

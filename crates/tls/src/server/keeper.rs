@@ -140,6 +140,11 @@ impl Certificates {
         Self(Arc::new(Inner { identities, folder, hostname, clock, metrics, kept: Mutex::default() }))
     }
 
+    /// Where the certificate lies that is made where there is no other.
+    pub fn self_signed_chain(folder: &Path) -> PathBuf {
+        folder.join(SELF_SIGNED.0)
+    }
+
     /// Reads all certificates; if one cannot be used, nothing is. Where there is none, a self-signed one is made.
     pub fn load(&self, settings: &CertificateSettings) -> Result<Kept, CertificatesError> {
         let given = settings.files.iter().map(|files| (CertificateSource::Files, files));

@@ -258,7 +258,7 @@ async fn received_reports_are_kept_found_and_summed_up() {
         clock.advance(HOUR);
         let id = ids.next(clock.now());
         for _ in 0..2 {
-            archive.receive(id, "x@y.example".to_owned(), mail.as_bytes(), 30 * DAY).await.unwrap();
+            archive.receive(id, "x@y.example".to_owned(), mail.to_owned().into(), 30 * DAY).await.unwrap();
         }
     }
     let all = archive.list(&Wanted::default(), None, 10).await.unwrap();

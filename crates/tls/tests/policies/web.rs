@@ -1,5 +1,7 @@
 //! A web server on loopback that speaks for many hosts, each with a good or a bad certificate and an answer of its own.
 
+#![allow(dead_code, reason = "the tests of the whole binary use another part of it")]
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -47,7 +49,11 @@ struct Shared {
 
 impl Web {
     pub async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::at("127.0.0.1:0".parse().unwrap()).await
+    }
+
+    pub async fn at(address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared::default());
         let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
@@ -141,6 +147,18 @@ fn authority_params() -> CertificateParams {
     params.distinguished_name.push(DnType::CommonName, "the authority of the tests");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params
+}
+
+/// The authority that vouches for good certificates, in PEM form.
+pub fn authority_pem() -> String {
+    authority_params().self_signed(authority().key()).unwrap().pem()
+}
+
+/// A good certificate and its key in PEM form.
+pub fn pem(name: &str) -> (String, String) {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+    let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    (params.signed_by(&key, authority()).unwrap().pem(), key.serialize_pem())
 }
 
 /// The authority that vouches for good certificates.
