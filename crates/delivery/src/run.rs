@@ -99,7 +99,7 @@ impl Deliverer {
             Ok(line) => Some(line),
             Err(Unopened::Unreached(fault)) => return work.unreachable(fault),
             // Each message hears of that by itself: another domain's, or another sender's, may demand less.
-            Err(Unopened::Insecure(fault)) => {
+            Err(Unopened::Insecure(fault) | Unopened::Barred(fault)) => {
                 hopeless.add(want, fault);
                 None
             }
@@ -199,6 +199,11 @@ impl Run<'_> {
                     debug!(site = %self.target.lane.site, reply = %refused.reply, "host not secure");
                     insecure = Some(refused);
                 }
+                Err(Unopened::Barred(refused)) => {
+                    debug!(site = %self.target.lane.site, reply = %refused.reply, "host not to be used");
+                    hosts.leave(&candidate.host);
+                    insecure = Some(refused);
+                }
             }
         }
         let nobody = || Fault::local(451, EnhancedCode::new(4, 4, 1), "no host is left to try");
@@ -268,7 +273,9 @@ impl Run<'_> {
                 Some(line) if line.closed().is_none() => line,
                 _ => match self.connect_unless_hopeless(hosts, &want, hopeless).await {
                     Ok(fresh) => slot.insert(fresh),
-                    Err(Unopened::Insecure(insecure)) => return job.settle_rest(fault.as_ref().unwrap_or(&insecure)),
+                    Err(Unopened::Insecure(insecure) | Unopened::Barred(insecure)) => {
+                        return job.settle_rest(fault.as_ref().unwrap_or(&insecure));
+                    }
                     Err(Unopened::Unreached(unreached)) => {
                         job.connection_failed = true;
                         return job.defer_rest(fault.as_ref().unwrap_or(&unreached));

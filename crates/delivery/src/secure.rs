@@ -28,8 +28,10 @@ pub(crate) struct Want {
 pub(crate) enum Unopened {
     /// It cannot be reached or does not want us.
     Unreached(Fault),
-    /// It is not, or cannot be, as secure as it must be.
+    /// It is not as secure as it must be.
     Insecure(Fault),
+    /// The host must not be used, at whatever address.
+    Barred(Fault),
 }
 
 /// Whether the next try goes by TLS.
@@ -75,7 +77,7 @@ impl Run<'_> {
     pub(crate) async fn open(&self, candidate: &Candidate, want: &Want) -> Result<Line, Unopened> {
         let policy = match self.policy(candidate, want).await {
             Ok(policy) => policy,
-            Err(refusal) => return Err(Unopened::Insecure(self.refused(candidate, want, refusal))),
+            Err(refusal) => return Err(Unopened::Barred(self.refused(candidate, want, refusal))),
         };
         let mut way = self.first_way(candidate, policy.as_ref());
         for _ in 0..MOST_DIALS {

@@ -3,6 +3,7 @@
 mod acme;
 mod clients;
 mod corpus;
+mod dane;
 mod name_servers;
 mod names;
 mod postfix;

@@ -1,11 +1,11 @@
-//! `nsd`, which serves the zone `test`, and `unbound`, which asks it for us.
+//! `nsd`, which serves zones below `test`, signed ones too, and `unbound`, which asks it for us.
 
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 
-use super::{Peer, tool};
+use super::{Peer, run, tool};
 use crate::harness::own_address;
 
 /// Both, running; what unbound does not find at nsd it does not find at all.
@@ -20,46 +20,108 @@ impl NameServers {
     /// Starts both, or says a word about the absence of one. `zone` are the records of `test`; names in it have no dot at
     /// their end. nsd knows of `broken.test`, but has no records of it, and so answers SERVFAIL.
     pub fn start(folder: &Path, zone: &str) -> Option<Self> {
-        let (nsd, unbound) = (tool("nsd")?, tool("unbound")?);
         let authority = SocketAddr::new(own_address(), 5300);
+        fs::write(folder.join("test.zone"), head("test", authority) + zone).expect("the zone");
+        Self::serve(folder, authority, &[("test", "test.zone"), ("broken.test", "absent.zone")], &["test"], None)
+    }
+
+    /// The same with two zones: `plain.test`, and `dane.test`, which is signed and which unbound validates. The
+    /// signatures of the records in `forged` (`name TYPE`) are broken.
+    pub fn signed(folder: &Path, plain: &str, dane: &str, forged: &[&str]) -> Option<Self> {
+        let (keygen, signzone) = (tool("ldns-keygen")?, tool("ldns-signzone")?);
+        let authority = SocketAddr::new(own_address(), 5300);
+        fs::write(folder.join("plain.zone"), head("plain.test", authority) + plain).expect("the zone");
+        fs::write(folder.join("dane.zone"), head("dane.test", authority) + dane).expect("the zone");
+        let mut command = Command::new(keygen);
+        command.args(["-a", "ECDSAP256SHA256", "-k", "-r", "/dev/urandom", "dane.test"]).current_dir(folder);
+        let key = run(&mut command).trim().to_owned();
+        let mut command = Command::new(signzone);
+        command.args(["-o", "dane.test", "-f", "dane.signed", "dane.zone", &key]).current_dir(folder);
+        run(&mut command);
+        let whole = fs::read_to_string(folder.join("dane.signed")).expect("the signed zone");
+        fs::write(folder.join("dane.signed"), forge(&whole, forged)).expect("the zone");
+        let anchor = folder.join(format!("{key}.key"));
+        let zones = [("dane.test", "dane.signed"), ("plain.test", "plain.zone")];
+        Self::serve(folder, authority, &zones, &["dane.test", "plain.test"], Some(&anchor))
+    }
+
+    fn serve(
+        folder: &Path,
+        authority: SocketAddr,
+        zones: &[(&str, &str)],
+        stubs: &[&str],
+        anchor: Option<&Path>,
+    ) -> Option<Self> {
+        let (nsd, unbound) = (tool("nsd")?, tool("unbound")?);
         let resolver = SocketAddr::new(own_address(), 5300);
-        let head = format!(
-            "$ORIGIN test.\n$TTL 60\n@ SOA ns hostmaster 1 3600 600 86400 60\n@ NS ns\nns A {}\n",
-            authority.ip()
-        );
-        fs::write(folder.join("test.zone"), head + zone).expect("the zone");
         let nsd_conf = folder.join("nsd.conf");
-        fs::write(&nsd_conf, nsd_settings(folder, authority)).expect("a file");
+        fs::write(&nsd_conf, nsd_settings(folder, authority, zones)).expect("a file");
         let mut command = Command::new(nsd);
         let nsd = Peer::saying(command.arg("-d").arg("-c").arg(&nsd_conf), "nsd started");
         let unbound_conf = folder.join("unbound.conf");
-        fs::write(&unbound_conf, unbound_settings(folder, resolver, authority)).expect("a file");
+        fs::write(&unbound_conf, unbound_settings(folder, resolver, authority, stubs, anchor)).expect("a file");
         let mut command = Command::new(unbound);
         let unbound = Peer::saying(command.arg("-d").arg("-c").arg(&unbound_conf), "start of service");
         Some(Self { address: resolver, _unbound: unbound, _nsd: nsd })
     }
 }
 
-fn nsd_settings(folder: &Path, address: SocketAddr) -> String {
+fn head(zone: &str, authority: SocketAddr) -> String {
+    let ip = authority.ip();
+    format!("$ORIGIN {zone}.\n$TTL 60\n@ SOA ns hostmaster 1 3600 600 86400 60\n@ NS ns\nns A {ip}\n")
+}
+
+/// Breaks the signatures of some records: another first character makes another signature.
+fn forge(zone: &str, forged: &[&str]) -> String {
+    let mut broken = 0;
+    let lines = zone.lines().map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [name, _, "IN", "RRSIG", covered, .., signature] = words.as_slice() else { return line.to_owned() };
+        if !forged.iter().any(|record| *record == format!("{} {covered}", name.trim_end_matches('.'))) {
+            return line.to_owned();
+        }
+        broken += 1;
+        let other = if signature.starts_with('A') { "B" } else { "A" };
+        line.replace(signature, &format!("{other}{}", &signature[1..]))
+    });
+    let text = lines.map(|line| line + "\n").collect();
+    assert_eq!(broken, forged.len(), "{zone}");
+    text
+}
+
+fn nsd_settings(folder: &Path, address: SocketAddr, zones: &[(&str, &str)]) -> String {
     let (folder, ip, port) = (folder.display(), address.ip(), address.port());
+    let zones = zones.iter().map(|(name, file)| format!("zone:\n name: {name}\n zonefile: {file}\n"));
     format!(
         "server:\n ip-address: {ip}\n port: {port}\n username: \"\"\n chroot: \"\"\n database: \"\"\n pidfile: \"\"\n \
          zonesdir: \"{folder}\"\n xfrdfile: \"{folder}/xfrd.state\"\n xfrdir: \"{folder}\"\n \
-         zonelistfile: \"{folder}/zone.list\"\n server-count: 1\n verbosity: 1\nremote-control:\n control-enable: no\n\
-         zone:\n name: test\n zonefile: test.zone\nzone:\n name: broken.test\n zonefile: absent.zone\n"
+         zonelistfile: \"{folder}/zone.list\"\n server-count: 1\n verbosity: 1\nremote-control:\n control-enable: no\n{}",
+        zones.collect::<String>()
     )
 }
 
-fn unbound_settings(folder: &Path, address: SocketAddr, authority: SocketAddr) -> String {
+fn unbound_settings(
+    folder: &Path,
+    address: SocketAddr,
+    authority: SocketAddr,
+    stubs: &[&str],
+    anchor: Option<&Path>,
+) -> String {
     let (ip, port) = (address.ip(), address.port());
+    let (modules, anchor) = match anchor {
+        Some(anchor) => ("validator iterator", format!(" trust-anchor-file: \"{}\"\n", anchor.display())),
+        None => ("iterator", String::new()),
+    };
+    let stubs = stubs.iter().map(|name| {
+        let (ip, port) = (authority.ip(), authority.port());
+        format!("stub-zone:\n name: \"{name}.\"\n stub-addr: {ip}@{port}\n stub-prime: no\n")
+    });
     format!(
         "server:\n interface: {ip}\n port: {port}\n access-control: 127.0.0.0/8 allow\n username: \"\"\n chroot: \"\"\n \
          directory: \"{}\"\n pidfile: \"\"\n use-syslog: no\n logfile: \"\"\n verbosity: 1\n do-daemonize: no\n num-threads: 1\n \
-         module-config: \"iterator\"\n do-not-query-localhost: no\n local-zone: \"test.\" nodefault\n\
-         remote-control:\n control-enable: no\n\
-         stub-zone:\n name: \"test.\"\n stub-addr: {}@{}\n stub-prime: no\n",
+         module-config: \"{modules}\"\n do-not-query-localhost: no\n local-zone: \"test.\" nodefault\n{anchor}\
+         remote-control:\n control-enable: no\n{}",
         folder.display(),
-        authority.ip(),
-        authority.port()
+        stubs.collect::<String>()
     )
 }

@@ -56,11 +56,16 @@ pub struct Postfix {
 impl Postfix {
     /// Starts one in the folder; `settings` are lines of main.cf.
     pub fn start(tree: &Tree, work: &Path, settings: &str) -> Self {
+        Self::with_services(tree, work, settings, "")
+    }
+
+    /// The same with more services: lines of master.cf.
+    pub fn with_services(tree: &Tree, work: &Path, settings: &str, services: &str) -> Self {
         let address = SocketAddr::new(own_address(), 2525);
         fs::create_dir_all(work.join("etc")).expect("a folder");
         fs::write(work.join("etc/main.cf"), main_cf(&tree.0, work, settings)).expect("main.cf");
         let master = fs::read_to_string(tree.0.join("usr/share/postfix/master.cf.dist")).expect("its master.cf");
-        fs::write(work.join("etc/master.cf"), master_cf(&master, address)).expect("master.cf");
+        fs::write(work.join("etc/master.cf"), master_cf(&master, address) + services).expect("master.cf");
         make_queue(work);
         let mut command = Command::new(tree.0.join("usr/lib/postfix/sbin/master"));
         command.env("LD_LIBRARY_PATH", tree.0.join("usr/lib/postfix")).env("MAIL_CONFIG", work.join("etc"));

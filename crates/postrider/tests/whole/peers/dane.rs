@@ -1,0 +1,185 @@
+//! DANE against Postfix, with a zone signed by ldns, served by nsd and validated by unbound.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::IpAddr;
+use std::path::Path;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, PublicKeyData, date_time_ymd};
+
+use super::name_servers::NameServers;
+use super::postfix::{Postfix, Tree};
+use super::{SOON, folder_in};
+use crate::harness::{Client, Postrider, Setup, Sink, own_address};
+
+const MAIL: &str = "From: a@back.test\r\nSubject: hi\r\n\r\nhello\r\n";
+
+/// What becomes of mail for a domain.
+enum Fate {
+    /// It goes over TLS, with the certificate verified so.
+    Delivered(&'static str),
+    /// It waits, for this reason, and comes back with it in the end.
+    Deferred(&'static str),
+}
+use Fate::{Deferred, Delivered};
+
+const MISMATCH: &str = "its certificate fits none of its TLSA records; DANE demands it";
+
+/// Domains and what becomes of their mail. Each but those of `plain.test` has a host of its own, `mx.` and its name.
+const FATES: [(&str, Fate); 12] = [
+    ("ee.dane.test", Delivered("dane_ee")),
+    ("ta.dane.test", Delivered("dane_ta")),
+    ("oldee.dane.test", Delivered("dane_ee")),
+    ("oldta.dane.test", Deferred("451 4.7.5 mx.oldta.dane.test: its certificate has expired; DANE demands it")),
+    ("mismatch.dane.test", Deferred(MISMATCH)),
+    ("forged.dane.test", Deferred("the look-up of _25._tcp.mx.forged.dane.test failed")),
+    ("forgedmx.dane.test", Deferred("451 4.4.3 the mail hosts of forgedmx.dane.test could not be looked up")),
+    ("notls.dane.test", Deferred("451 4.7.4 mx.notls.dane.test: it does not offer STARTTLS; DANE demands it")),
+    ("unusable.dane.test", Delivered("no")),
+    ("bare.dane.test", Delivered("no")),
+    // RFC 7672 §2.2.1: what the host proves counts, but is not told as proven for the domain.
+    ("unsigned.plain.test", Delivered("no")),
+    ("unsignedbad.plain.test", Deferred(MISMATCH)),
+];
+
+/// An authority and a host's certificates, written where Postfix finds them.
+struct Certificates {
+    authority: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Certificates {
+    fn new() -> Self {
+        let mut params = CertificateParams::new([]).expect("parameters");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().expect("a key");
+        Self { authority: CertifiedIssuer::self_signed(params, key).expect("a certificate") }
+    }
+
+    /// Writes key and chain of a host; gives the digest of its public key, and the lines of master.cf for it.
+    fn host(&self, folder: &Path, name: &str, ip: IpAddr) -> (String, String) {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new([name.to_owned()]).expect("parameters");
+        if name.contains(".old") {
+            (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
+        }
+        let certificate = params.signed_by(&key, &self.authority).expect("a certificate");
+        let file = folder.join(format!("{name}.pem"));
+        fs::write(&file, key.serialize_pem() + &certificate.pem() + &self.authority.pem()).expect("a file");
+        let level = match name {
+            "mx.notls.dane.test" => "none",
+            "mx.bare.dane.test" => "encrypt",
+            _ => "may",
+        };
+        let service = format!(
+            "{ip}:25 inet n - n - - smtpd\n -o smtpd_tls_security_level={level}\n -o smtpd_tls_chain_files={}\n",
+            file.display()
+        );
+        (hex(digest(&SHA256, &key.subject_public_key_info()).as_ref()), service)
+    }
+
+    fn authority_digest(&self) -> String {
+        hex(digest(&SHA256, self.authority.der()).as_ref())
+    }
+}
+
+fn hex(octets: &[u8]) -> String {
+    octets.iter().map(|octet| format!("{octet:02x}")).collect()
+}
+
+/// Postfix with a host for each domain, and the name servers that tell of them.
+fn world(setup: &Setup, tree: &Tree) -> Option<(Postfix, NameServers)> {
+    let (keys, folder) = (folder_in(setup, "keys"), folder_in(setup, "names"));
+    let certificates = Certificates::new();
+    let (mut zone, mut services) = (String::new(), String::new());
+    for (domain, _) in &FATES {
+        let Some(label) = domain.strip_suffix(".dane.test") else { continue };
+        let ip = own_address();
+        let (spki, service) = certificates.host(&keys, &format!("mx.{domain}"), ip);
+        services += &service;
+        let tlsa = match label {
+            "ta" | "oldta" => Some(format!("2 0 1 {}", certificates.authority_digest())),
+            "mismatch" => Some(format!("3 1 1 {}", "00".repeat(32))),
+            "unusable" => Some(format!("1 1 1 {spki}")),
+            "bare" => None,
+            _ => Some(format!("3 1 1 {spki}")),
+        };
+        writeln!(zone, "{label} MX 10 mx.{label}\nmx.{label} A {ip}").expect("a string");
+        if let Some(tlsa) = tlsa {
+            writeln!(zone, "_25._tcp.mx.{label} TLSA {tlsa}").expect("a string");
+        }
+    }
+    let plain = "unsigned MX 10 mx.ee.dane.test.\nunsignedbad MX 10 mx.mismatch.dane.test.\n";
+    let forged = ["_25._tcp.mx.forged.dane.test TLSA", "forgedmx.dane.test MX"];
+    let names = NameServers::signed(&folder, plain, &zone, &forged)?;
+    let domains: Vec<&str> = FATES.iter().map(|(domain, _)| *domain).collect();
+    let settings = format!(
+        "virtual_mailbox_domains = {}\nvirtual_mailbox_base = {}\nvirtual_mailbox_maps = static:all/\n\
+         virtual_uid_maps = static:65534\nvirtual_gid_maps = static:65534\nsmtpd_tls_loglevel = 1",
+        domains.join(", "),
+        setup.folder().join("postfix/mail").display()
+    );
+    let postfix = Postfix::with_services(tree, &setup.folder().join("postfix"), &settings, &services);
+    Some((postfix, names))
+}
+
+#[test]
+fn each_domain_gets_what_its_records_demand() {
+    let Some(tree) = Tree::runnable() else { return };
+    let setup = Setup::new();
+    let Some((postfix, names)) = world(&setup, &tree) else { return };
+    let reports = Sink::start();
+    let dns = format!("[dns]\nservers = \"{}\"\ndnssec = \"trust\"", names.address);
+    let soon = SOON.replace("[retry]\n", "[retry]\nexpire = \"8s\"\n");
+    let setup = setup.route("back.test", &reports.address().to_string()).table(&dns).table(&soon);
+    let server = Postrider::start(&setup);
+    let mut waiting = Vec::new();
+    for (domain, fate) in &FATES {
+        let to = format!("b@{domain}");
+        let id = server.client().send("a@back.test", &[&to], MAIL);
+        let word = if matches!(fate, Delivered(_)) { "delivered" } else { "deferred" };
+        let line = server.wait(&format!("{word} for {to}"), |line| line["event"] == word && line["message"] == *id);
+        match fate {
+            Delivered(verified) => {
+                assert_eq!((line["recipient"].as_str(), line["verified"].as_str()), (Some(&*to), Some(*verified)));
+                assert!(line["tls"].as_str().is_some_and(|tls| tls.starts_with("TLSv1.3 TLS_")), "{line}");
+            }
+            Deferred(reason) => {
+                assert!(line["reply"].as_str().is_some_and(|reply| reply.contains(reason)), "{line}");
+                waiting.push((to, *reason));
+            }
+        }
+    }
+    // What was deferred comes back in the end, with the reason, and never went anywhere in clear.
+    while !waiting.is_empty() {
+        let report = reports.next();
+        let flat = report.content.replace("\r\n ", " ");
+        let at = waiting.iter().position(|(to, _)| flat.contains(&format!("rfc822; {to}")));
+        let (to, reason) = waiting.swap_remove(at.unwrap_or_else(|| panic!("a report about nobody: {flat}")));
+        let words: Vec<&str> = reason.split([' ', ';', ':']).filter(|word| word.len() > 3).collect();
+        assert!(words.iter().all(|word| flat.contains(word)), "{to}: {flat}");
+    }
+    let delivered = FATES.iter().filter(|(_, fate)| matches!(fate, Delivered(_))).count();
+    assert_eq!(postfix.delivered().len(), delivered);
+    let secured = postfix.log().matches("TLS connection established from").count();
+    assert!(secured >= delivered, "{}", postfix.log());
+}
+
+/// Postfix that sends all it gets to us, by these rules.
+fn sends_to(server: &Postrider, tree: &Tree, settings: &str) -> Postfix {
+    let address = server.setup().address;
+    let relay = format!("relayhost = [{}]:{}\nsmtp_tls_loglevel = 1\n{settings}", address.ip(), address.port());
+    Postfix::start(tree, &server.setup().folder().join("postfix"), &relay)
+}
+
+#[test]
+fn postfix_that_demands_tls_sends_to_us() {
+    let Some(tree) = Tree::runnable() else { return };
+    let sink = Sink::start();
+    let server = Postrider::start(&Setup::to(&sink));
+    let postfix = sends_to(&server, &tree, "smtp_tls_security_level = encrypt");
+    Client::connect(postfix.address).deliver("a@back.test", &["b@example.net"], MAIL.as_bytes());
+    let mail = sink.next();
+    assert!(mail.content.contains("with ESMTPS"), "{}", mail.content);
+    assert!(postfix.log().contains("TLS connection established to"), "{}", postfix.log());
+}
