@@ -161,8 +161,10 @@ fn each_domain_gets_what_its_records_demand() {
     }
     let delivered = FATES.iter().filter(|(_, fate)| matches!(fate, Delivered(_))).count();
     assert_eq!(postfix.delivered().len(), delivered);
+    // Mail of the unsigned domain may have gone over a line that was open to the same host.
+    let hosts = FATES.iter().filter(|(domain, fate)| domain.ends_with(".dane.test") && matches!(fate, Delivered(_)));
     let secured = postfix.log().matches("TLS connection established from").count();
-    assert!(secured >= delivered, "{}", postfix.log());
+    assert!(secured >= hosts.count(), "{}", postfix.log());
 }
 
 /// Postfix that sends all it gets to us, by these rules.
