@@ -78,10 +78,7 @@ impl Draft for QueueDraft {
             let Self { queue, content } = *self;
             Ok(match hold {
                 None => queue.submit(envelope, trace, content).await?,
-                Some(act) => {
-                    let reply = Reply::new(450, mail::EnhancedCode::new(4, 7, 1), act.reason);
-                    return Err(Refused { reply, reason: "account_held", passing: false });
-                }
+                Some(act) => queue.submit_held(envelope, trace, content, act).await?,
             })
         })
     }
