@@ -1,7 +1,7 @@
 //! The transcripts of `tests/dialogues` over real sockets, and what they leave in the queue.
 //!
 //! What needs a clock or a driver with a script of its own runs against the session without I/O only; so do limits
-//! that are lower than the configuration takes. Nothing leaves the queue here, so that each message can be read back
+//! that are lower than the configuration takes, and mechanisms that there are only in transcripts. Nothing leaves the queue here, so that each message can be read back
 //! from the disk octet by octet.
 
 #[path = "../../../smtp/tests/server/script.rs"]
@@ -9,16 +9,16 @@
 mod script;
 
 use std::collections::BTreeMap;
-use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::io::{ErrorKind, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use self::script::{Script, Setting, Step};
-use crate::harness::{PATIENCE, Postrider, Setup};
+use crate::harness::{Line, PATIENCE, Postrider, Setup};
 
 /// How long nothing is to be heard, and the longest time between segments that must not arrive together.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -34,14 +34,16 @@ fn every_dialogue_goes_as_written_over_a_socket() {
         }
     }
     println!(
-        "{} of {} dialogues left out, which need TLS, a clock, a scripted driver or tiny limits: {}",
+        "{} of {} dialogues left out, which need a clock, a scripted driver or tiny limits: {}",
         skipped.len(),
         scripts.len(),
         skipped.join(", ")
     );
-    assert!(skipped.len() < scripts.len() / 2, "most dialogues can be had over a socket");
+    assert!(skipped.len() < scripts.len() / 3, "most dialogues can be had over a socket");
     for (needs, scripts) in &groups {
-        let server = Postrider::start(&needs.setup());
+        let setup = needs.setup();
+        needs.accounts.iter().for_each(|(name, password)| add_account(&setup, name, password));
+        let server = Postrider::start(&setup);
         for script in scripts {
             Run::new(&server, script).play(script);
         }
@@ -53,6 +55,11 @@ fn every_dialogue_goes_as_written_over_a_socket() {
 struct Needs {
     listener: Vec<String>,
     limits: BTreeMap<&'static str, String>,
+    tls: Option<String>,
+    auth: Option<&'static str>,
+    mechanisms: Vec<String>,
+    accounts: Vec<(String, String)>,
+    submission: Vec<String>,
 }
 
 impl Needs {
@@ -65,8 +72,19 @@ impl Needs {
                 Setting::Repair => needs.listener.push("endings = \"repair\"".to_owned()),
                 Setting::Xclient => needs.listener.push("xclient = [\"127.0.0.0/8\"]".to_owned()),
                 Setting::Limit(key, value) => needs.limit(key, *value)?,
-                Setting::Tls(_) | Setting::Auth(_) | Setting::AuthRequired | Setting::Account(..) => return None,
-                Setting::Offer(..) | Setting::Refuse { .. } => return None,
+                Setting::Tls(how) => needs.tls = Some(how.clone()),
+                Setting::Auth(mechanisms) if mechanisms.iter().any(|name| name.starts_with("X-")) => return None,
+                Setting::Auth(mechanisms) => {
+                    needs.auth = needs.auth.or(Some("offered"));
+                    needs.mechanisms.clone_from(mechanisms);
+                }
+                Setting::AuthRequired => needs.auth = Some("required"),
+                Setting::Account(name, password) => needs.accounts.push((name.clone(), password.clone())),
+                Setting::Offer(key, value) if key == "priority" => {
+                    needs.submission.push(format!("priority = {}", *value > 0));
+                }
+                Setting::Offer(key, value) => needs.submission.push(format!("{key} = {}", quoted(*value, "s"))),
+                Setting::Refuse { .. } => return None,
             }
         }
         if script.steps.iter().any(|(_, step)| matches!(step, Step::Time(_))) {
@@ -110,9 +128,28 @@ impl Needs {
         for key in &self.listener {
             setup = setup.listener(key);
         }
+        setup = setup.listener(&format!("tls = \"{}\"", self.tls.as_deref().unwrap_or("off")));
+        if let Some(auth) = self.auth {
+            setup = setup.listener(&format!("auth = \"{auth}\""));
+            setup = setup.table(&format!("[accounts]\nmechanisms = {:?}", self.mechanisms));
+            // Guesses are many here, and none of them is to be waited for.
+            setup = setup.table("[bans]\nenabled = false\ndelay = \"0s\"");
+            setup = setup.table(&format!("[submission]\n{}", self.submission.join("\n")));
+        }
         let limits: Vec<String> = self.limits.iter().map(|(key, value)| format!("{key} = {value}")).collect();
         setup.table(&format!("[limits]\n{}", limits.join("\n")))
     }
+}
+
+/// An account that may send in every name.
+fn add_account(setup: &Setup, name: &str, password: &str) {
+    setup.write();
+    let mut command = Command::new(crate::harness::binary());
+    command.arg("--config").arg(setup.config()).args(["account", "add", name, "--send-as", "*", "--password-stdin"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("the binary runs");
+    let typed = child.stdin.take().map(|mut stdin| stdin.write_all(format!("{password}\n").as_bytes()));
+    typed.expect("its input").expect("it reads");
+    assert!(child.wait().expect("it ends").success(), "no account {name}");
 }
 
 fn quoted(value: u64, unit: &str) -> String {
@@ -141,12 +178,14 @@ fn in_proc(address: SocketAddr) -> String {
 /// A connection, and what was said over it.
 struct Run<'s> {
     server: &'s Postrider,
-    stream: TcpStream,
+    line: Option<Line>,
     address: SocketAddr,
     /// Written by the script, not yet sent.
     wire: Vec<u8>,
     /// Said by the server, not yet expected.
     said: Vec<u8>,
+    /// The lines that `S~` took last.
+    taken: Vec<String>,
     /// The queue id that was said last.
     id: Option<String>,
     place: String,
@@ -157,7 +196,17 @@ impl<'s> Run<'s> {
         let stream = TcpStream::connect(server.setup().address).expect("the server listens");
         stream.set_nodelay(true).expect("a socket");
         let address = stream.local_addr().expect("a socket");
-        Self { server, stream, address, wire: Vec::new(), said: Vec::new(), id: None, place: script.name.clone() }
+        let (wire, said, taken) = (Vec::new(), Vec::new(), Vec::new());
+        Self {
+            server,
+            line: Some(Line::Clear(stream)),
+            address,
+            wire,
+            said,
+            taken,
+            id: None,
+            place: script.name.clone(),
+        }
     }
 
     fn play(mut self, script: &Script) {
@@ -177,15 +226,23 @@ impl<'s> Run<'s> {
         let place = self.place.clone();
         match step {
             Step::Send(_) | Step::Abort => {}
+            Step::Tls => self.handshake(),
+            Step::Until(pattern) => self.until(pattern),
+            Step::Offers(words) => assert!(script::offers(&self.taken, words), "{place}: {:#?}", self.taken),
+            Step::Lacks(word) => assert!(script::lacks(&self.taken, word), "{place}: {:#?}", self.taken),
+            Step::With(protocol) => {
+                let content = String::from_utf8_lossy(&self.show("--content")).into_owned();
+                assert!(content.contains(&format!(" with {protocol}\r\n")), "{place}: {content}");
+            }
             Step::Boundary => self.until_read(),
             Step::Expect(pattern) => {
-                let line = self.line();
+                let line = self.reply_line();
                 assert!(script::matches(pattern, &line), "{place}: expected {pattern:?}, got {line:?}");
                 self.id = queue_id(&line).or(self.id.take());
             }
             Step::Silence => self.silence(),
             Step::Close(reason) => self.closed(reason.as_deref()),
-            Step::Eof => self.stream.shutdown(Shutdown::Write).expect("the connection stands"),
+            Step::Eof => self.line().finish(),
             Step::Content(expected) => {
                 let content = self.show("--content");
                 let content = behind_the_trace(&content).unwrap_or_else(|| panic!("{place}: no trace"));
@@ -198,15 +255,34 @@ impl<'s> Run<'s> {
                 expected.sort();
                 assert_eq!(self.recipients(), expected, "{place}");
             }
-            Step::Until(_) | Step::Offers(_) | Step::Lacks(_) | Step::With(_) => unreachable!("left out"),
-            Step::Time(_) | Step::Tls => unreachable!("left out"),
+            Step::Time(_) => unreachable!("left out"),
+        }
+    }
+
+    fn line(&mut self) -> &mut Line {
+        self.line.as_mut().expect("a connection")
+    }
+
+    /// Goes inside TLS, whoever the server says it is.
+    fn handshake(&mut self) {
+        assert_eq!(self.said.escape_ascii().to_string(), "", "{}: said in clear and not expected", self.place);
+        let secure = self.line.take().expect("a connection").secure("mx.test", PATIENCE);
+        self.line = Some(secure.unwrap_or_else(|error| panic!("{}: {error}", self.place)));
+    }
+
+    fn until(&mut self, pattern: &str) {
+        self.taken.clear();
+        while self.taken.last().is_none_or(|line| !script::matches(pattern, line)) {
+            let line = self.reply_line();
+            self.taken.push(line);
         }
     }
 
     /// Sends what is waiting as one segment. A server that has hung up on us is what the next step is about.
     fn send(&mut self) {
         if !self.wire.is_empty() {
-            let _ = self.stream.write_all(&std::mem::take(&mut self.wire));
+            let wire = std::mem::take(&mut self.wire);
+            let _ = self.line().write(&wire);
         }
     }
 
@@ -219,7 +295,7 @@ impl<'s> Run<'s> {
         }
     }
 
-    fn line(&mut self) -> String {
+    fn reply_line(&mut self) -> String {
         loop {
             if let Some(end) = self.said.windows(2).position(|pair| pair == b"\r\n") {
                 let line: Vec<u8> = self.said.drain(..end + 2).take(end).collect();
@@ -236,25 +312,31 @@ impl<'s> Run<'s> {
     }
 
     fn closed(&mut self, reason: Option<&str>) {
+        if reason.is_none_or(|reason| reason == "tls_handshake") {
+            // An alert, perhaps, in the language of TLS.
+            while self.read(PATIENCE).is_some_and(|read| read > 0) {}
+            self.said.clear();
+        }
         assert_eq!(self.read(PATIENCE), Some(0), "{}: still open: {:?}", self.place, self.said);
+        let Some(reason) = reason else { return };
         let address = self.address.to_string();
         let closed =
             self.server.wait("the end of the session", |line| line["event"] == "closed" && line["peer"] == *address);
-        if let Some(reason) = reason {
-            assert_eq!(closed["reason"], reason, "{}", self.place);
-        }
+        assert_eq!(closed["reason"], reason, "{}", self.place);
     }
 
     /// Reads more: how much there was, nothing if nothing came in time.
     fn read(&mut self, patience: Duration) -> Option<usize> {
-        self.stream.set_read_timeout(Some(patience)).expect("a socket");
         let mut buffer = [0; 4096];
-        match self.stream.read(&mut buffer) {
+        let line = self.line.as_mut().expect("a connection");
+        line.socket().set_read_timeout(Some(patience)).expect("a socket");
+        match line.read(&mut buffer) {
             Ok(read) => {
                 self.said.extend_from_slice(&buffer[..read]);
                 Some(read)
             }
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => Some(0),
+            // Without close_notify too it is the end.
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof) => Some(0),
             Err(_) => None,
         }
     }

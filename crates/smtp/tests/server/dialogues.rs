@@ -146,8 +146,10 @@ impl Run {
             }
             Step::Time(span) => self.pass(*span),
             Step::Eof => {
-                self.handshake = false;
-                self.session.disconnected();
+                match std::mem::take(&mut self.handshake) {
+                    true => self.session.handshake_failed(),
+                    false => self.session.disconnected(),
+                }
                 self.drive();
             }
             Step::With(protocol) => {

@@ -12,6 +12,7 @@
 //! owner is dropped, also when the test fails.
 #![allow(dead_code, unused_imports, reason = "shared by several test programs, each of which uses a part")]
 mod client;
+mod line;
 mod server;
 mod setup;
 mod sink;
@@ -22,6 +23,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 pub use client::Client;
+pub use line::Line;
 pub use server::{Output, Postrider, binary, open_to_everybody, postrider};
 pub use setup::{Setup, is_root};
 pub use sink::{Mail, Script, Sink};
