@@ -1,17 +1,25 @@
 //! What waits to be written: commands and slices of content in order, without copying content.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io::IoSlice;
 
 use bytes::{Buf, Bytes, BytesMut};
 
 /// A queue of octets in slices.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Output {
     slices: VecDeque<Bytes>,
     /// Commands and short slices gather here, so that a group of them is one slice.
     open: BytesMut,
     length: usize,
+}
+
+/// Without the octets, which may be a password.
+impl fmt::Debug for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Output({} octets)", self.length)
+    }
 }
 
 /// Up to here copying costs less than one more slice.

@@ -1,6 +1,7 @@
 //! The session: what its driver calls, and the loop that turns input into events.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -20,7 +21,6 @@ use super::timer::Timer;
 use super::transfer::{Start, Swallow, Transfer};
 
 /// One SMTP or LMTP connection, seen from the server.
-#[derive(Debug)]
 pub struct Session {
     pub(super) config: Arc<Config>,
     pub(super) peer: Peer,
@@ -35,6 +35,14 @@ pub struct Session {
     pub(super) security: Security,
     pub(super) lines: LineReader,
     draining: bool,
+}
+
+/// Without the input, which may be a password.
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = (&self.peer, &self.hello, &self.phase, &self.security);
+        f.debug_tuple("Session").field(&shown).finish_non_exhaustive()
+    }
 }
 
 /// What the session does next.

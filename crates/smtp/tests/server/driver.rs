@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use mail::{BodyKind, Domain, EnhancedCode, Notify, Protocol, Reply, Ret, TransferProtocol};
+use mail::{
+    BodyKind, Domain, EnhancedCode, Notify, Protocol, Reply, Ret, TlsFacts, TlsVersion, TransferProtocol, Verified,
+};
 use smtp::server::{
-    Abort, Answer, Begin, CloseReason, Config, ContentFacts, Dialect, Event, Finished, Hello, Limits, Peer, Refusal,
-    Session,
+    Abort, Answer, AuthOffer, Begin, CloseReason, Config, ContentFacts, Dialect, Event, Finished, Hello, Limits, Peer,
+    Refusal, Session, TlsOffer,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -271,4 +273,95 @@ fn the_session_takes_no_more_than_it_may_hold() {
     assert_eq!(flood.len(), 200_000 - 64 * 1024);
     bench.session.receive(&mut flood, bench.now);
     assert_eq!(flood.len(), 200_000 - 64 * 1024);
+}
+
+#[test]
+fn passwords_are_not_printed() {
+    let offer = AuthOffer { mechanisms: vec!["PLAIN".into()], required: true };
+    let mut bench = Bench::new(Config { tls: TlsOffer::Implicit, auth: offer, ..config() });
+    bench.session.secured(facts(), bench.now);
+    bench.said();
+    bench.send("EHLO client.example\r\n");
+    bench.next();
+    // Half a line, as it stands in the input; then the whole.
+    assert!(bench.send("AUTH PLAIN AGpvZQBvcGVu").is_none());
+    assert!(!format!("{:?}", bench.session).contains("AGpvZQBvcGVu"));
+    let asked = bench.send("c2VzYW1l\r\n");
+    let Some(Event::Auth { mechanism, initial: Some(initial) }) = &asked else { panic!("{asked:?}") };
+    assert_eq!((mechanism.as_str(), &initial[..]), ("PLAIN", &b"\0joe\0opensesame"[..]));
+    assert!(!format!("{asked:?}").contains("opensesame") && !format!("{asked:?}").contains("111"));
+}
+
+#[test]
+fn what_the_driver_read_behind_starttls_is_not_part_of_the_handshake() {
+    let mut bench = Bench::new(Config { tls: TlsOffer::StartTls, ..config() });
+    bench.said();
+    bench.send("EHLO client.example\r\n");
+    bench.next();
+    bench.said();
+    assert!(matches!(bench.send("STARTTLS\r\n"), Some(Event::StartTls)));
+    assert!(!bench.session.wants_input() && bench.session.deadline().is_none());
+    // It came in a read of its own, before 220 was out.
+    assert!(matches!(bench.send("EHLO evil.example\r\n"), Some(Event::Refused(Refusal::InjectedBeforeTls))));
+    assert!(matches!(bench.next(), Some(Event::Close(CloseReason::InjectedBeforeTls))));
+    assert!(bench.said().starts_with("554 5.5.0 "));
+    bench.session.secured(facts(), bench.now);
+    assert!(bench.session.tls().is_none() && bench.session.is_closed());
+}
+
+#[test]
+fn an_account_by_certificate_is_known_at_once_and_makes_way_for_auth() {
+    let offer = AuthOffer { mechanisms: vec!["PLAIN".into()], required: true };
+    let mut bench = Bench::new(Config { tls: TlsOffer::Implicit, auth: offer, mt_priority: true, ..config() });
+    bench.session.secured(facts(), bench.now);
+    bench.session.set_account("certified".into());
+    bench.said();
+    bench.send("EHLO client.example\r\n");
+    bench.next();
+    let offered = bench.said();
+    assert!(offered.contains("AUTH PLAIN") && offered.contains("MT-PRIORITY"), "{offered}");
+    assert!(matches!(bench.send("MAIL FROM:<a@example.org> MT-PRIORITY=3\r\n"), Some(Event::Mail(_))));
+    bench.answer(Answer::Accept);
+    bench.send("RSET\r\n");
+    assert!(matches!(bench.next(), None | Some(Event::Abort { .. })));
+    bench.said();
+    assert!(matches!(bench.send("AUTH PLAIN =\r\n"), Some(Event::Auth { .. })));
+    let proven = bench.answer(Answer::Authenticated { account: "joe".into(), last: None });
+    assert!(matches!(proven, Some(Event::Authenticated(account)) if account == "joe"));
+    assert_eq!(bench.session.account(), Some("joe"));
+}
+
+#[test]
+fn a_yes_that_names_nobody_proves_nothing() {
+    for answer in [Answer::Accept, Answer::Reply(Reply::new(235, EnhancedCode::new(2, 7, 0), "welcome"))] {
+        let offer = AuthOffer { mechanisms: vec!["PLAIN".into()], required: true };
+        let mut bench = Bench::new(Config { tls: TlsOffer::Implicit, auth: offer, ..config() });
+        bench.session.secured(facts(), bench.now);
+        bench.said();
+        bench.send("EHLO client.example\r\n");
+        bench.next();
+        bench.said();
+        assert!(matches!(bench.send("AUTH PLAIN =\r\n"), Some(Event::Auth { .. })));
+        bench.answer(answer);
+        assert!(bench.said().starts_with("454 4.7.0 ") && bench.session.account().is_none());
+    }
+}
+
+#[test]
+fn a_server_that_shuts_down_does_not_wait_for_the_next_message_of_an_exchange() {
+    let offer = AuthOffer { mechanisms: vec!["LOGIN".into()], required: true };
+    let mut bench = Bench::new(Config { tls: TlsOffer::Implicit, auth: offer, ..config() });
+    bench.session.secured(facts(), bench.now);
+    bench.said();
+    bench.send("EHLO client.example\r\n");
+    bench.next();
+    assert!(matches!(bench.send("AUTH LOGIN\r\n"), Some(Event::Auth { .. })));
+    bench.answer(Answer::Challenge(b"Username:".to_vec()));
+    bench.session.drain();
+    assert!(matches!(bench.next(), Some(Event::Refused(Refusal::Shutdown))));
+    assert!(matches!(bench.next(), Some(Event::Close(CloseReason::Shutdown))));
+}
+
+fn facts() -> TlsFacts {
+    TlsFacts { version: TlsVersion::V1_3, cipher: "TLS_AES_256_GCM_SHA384".into(), verified: Verified::No }
 }

@@ -348,6 +348,10 @@ fn implicit_tls_is_tls() {
 fn credentials_are_not_printed() {
     let event = Event::AuthChallenge(b"nonce".to_vec().into());
     assert_eq!(format!("{event:?}"), "AuthChallenge(Secret(5 octets))");
+    let mut play = Play::new(LOGIN, INSIDE);
+    INSIDE.lines().for_each(|line| play.line(line, usize::MAX));
+    play.connection.auth("PLAIN", Some(b"secret"), play.now);
+    assert!(!format!("{:?}", play.connection).contains("c2VjcmV0"));
 }
 
 /// The MAIL line of a transaction that asks for this, to a peer that offers that inside TLS; or why there is none.
