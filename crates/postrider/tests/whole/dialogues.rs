@@ -124,7 +124,7 @@ impl Needs {
 
     fn setup(&self) -> Setup {
         // Nobody listens where mail goes.
-        let mut setup = Setup::new().route("*", "127.0.0.1:1").listener("tls = \"off\"");
+        let mut setup = Setup::new().route("*", "127.0.0.1:1");
         for key in &self.listener {
             setup = setup.listener(key);
         }
