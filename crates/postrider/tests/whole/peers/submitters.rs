@@ -166,6 +166,20 @@ fn msmtp_logs_in() {
     }
 }
 
+/// gsasl only logs in; by -PLUS its proof is bound to the TLS 1.3 connection that both sides have.
+#[test]
+fn gsasl_logs_in_by_scram_bound_to_its_connection() {
+    let Some(gsasl) = tool("gsasl") else { return };
+    let house = House::open("");
+    run(Command::new(&gsasl)
+        .args(["--client", "--smtp", "--mechanism", "SCRAM-SHA-256-PLUS", "--authentication-id=anna@example.org"])
+        .args([&format!("--password={PASSWORD}"), "--x509-ca-file="])
+        .arg(format!("--connect={}:{}", house.starttls.ip(), house.starttls.port())));
+    house.server.wait("the login", |line| line["event"] == "logged in" && line["mechanism"] == "SCRAM-SHA-256-PLUS");
+    let shown = house.json(&["account", "show", "anna@example.org", "--json"]);
+    assert!(shown[0]["last_use"]["from"].is_string(), "{shown:?}");
+}
+
 const NODEMAILER: &str = r#"
 const nodemailer = require(process.argv[2]);
 const [host, starttls, implicit, user, pass] = process.argv.slice(3);
