@@ -183,9 +183,9 @@ fn save(file: AccountsFile, loaded: &Loaded) -> Result<(), AccountError> {
 }
 
 /// A password, and whether it was made here.
-type Chosen = (Password, bool);
+pub type Chosen = (Password, bool);
 
-fn password_from(from: &PasswordFrom) -> Result<Chosen, AccountError> {
+pub fn password_from(from: &PasswordFrom) -> Result<Chosen, AccountError> {
     if from.generate {
         return Ok((generate_password(), true));
     }

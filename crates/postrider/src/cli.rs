@@ -66,6 +66,17 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Set up a server: write its configuration, make the first account, look at the machine and at the DNS.
+    #[command(
+        long_about = "Set up a server: write its configuration, make the first account, look at the machine and at the \
+                      DNS, and tell which records to publish.\n\nIt may be run again at any time: what exists stays as \
+                      it is. If something fails, what it had made is gone again.",
+        after_help = "Examples:\n  postrider quickstart mail.example.org\n  postrider quickstart mail.example.org --account \
+                      anna@example.org --acme postmaster@example.org\n\nTo try it out without root:\n  postrider quickstart \
+                      mail.example.org --folder ./etc --store ./store --listen 127.0.0.1 --relay-port 2525 \
+                      --submissions-port 2465 --submission-port 2587 --offline"
+    )]
+    Quickstart(crate::quickstart::Options),
     /// Try it out: a server on loopback that delivers to a built-in capture server only.
     #[command(long_about = "Try it out: a server on loopback that delivers to a built-in capture server only. No \
                       configuration is needed, and no mail leaves the machine.\n\nEvery message goes through the real \

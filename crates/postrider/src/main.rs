@@ -16,6 +16,7 @@ mod explain;
 mod logs;
 mod output;
 mod queue_command;
+mod quickstart;
 mod sandbox;
 mod server;
 mod tlsrpt_command;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<ExitCode, Failure> {
     match &cli.command {
         Command::Serve => server::serve(&cli.config)?,
+        Command::Quickstart(options) => quickstart::run(options)?,
         Command::Sandbox(options) => sandbox::sandbox(options)?,
         Command::Check { json } => return check(&cli.config, *json),
         Command::Schema => output::json(&config::schema())?,
@@ -134,6 +136,8 @@ enum Failure {
     #[error(transparent)]
     Sandbox(#[from] sandbox::SandboxError),
     #[error(transparent)]
+    Quickstart(#[from] quickstart::QuickstartError),
+    #[error(transparent)]
     Control(#[from] control::ClientError),
     #[error(transparent)]
     Account(#[from] account_command::AccountError),
@@ -160,6 +164,8 @@ impl Failure {
             }
             Failure::Account(error) => (None, error.cure()),
             Failure::Serve(error) => (None, error.cure()),
+            Failure::Quickstart(quickstart::QuickstartError::Configuration(problems)) => (Some(problems), None),
+            Failure::Quickstart(error) => (None, error.cure()),
             Failure::Sandbox(error) => (None, error.cure()),
             Failure::Control(error) => (None, error.cure()),
             Failure::Records(_) | Failure::Explain(_) | Failure::Output(_) => (None, None),

@@ -8,5 +8,6 @@ mod flow;
 mod harness;
 mod lifecycle;
 mod peers;
+mod quickstart;
 mod sandbox;
 mod tls_reports;
