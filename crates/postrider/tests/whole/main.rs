@@ -7,6 +7,7 @@ mod dialogues;
 mod flow;
 mod harness;
 mod lifecycle;
+mod mta_sts;
 mod peers;
 mod quickstart;
 mod sandbox;
