@@ -11,7 +11,7 @@ pub enum NameError {
     /// Nothing, or nothing that can be seen.
     #[error("a user name must not be empty")]
     Empty,
-    /// More than [`MAX_NAME`] octets.
+    /// More than `MAX_NAME` octets.
     #[error("a user name has at most {MAX_NAME} octets")]
     TooLong,
     /// Characters that RFC 4013 prohibits.

@@ -34,7 +34,7 @@ pub enum PasswordError {
     /// There is nothing.
     #[error("a password must not be empty")]
     Empty,
-    /// More than [`MAX_PASSWORD`] octets.
+    /// More than `MAX_PASSWORD` octets.
     #[error("a password has at most {MAX_PASSWORD} octets")]
     TooLong,
     /// NUL, or a line end: protocols cannot carry it.
