@@ -151,6 +151,14 @@ impl Disk {
         }
     }
 
+    /// The size of a file; nothing for a folder.
+    pub fn size(&self, node: Node) -> usize {
+        match &self.nodes[node] {
+            Content::File { now, .. } => now.len(),
+            _ => 0,
+        }
+    }
+
     /// Changes a file.
     pub fn change(&mut self, node: Node, what: FileChange, span: Span) {
         self.note(span, !matches!(what, FileChange::Write { .. }));

@@ -174,7 +174,9 @@ impl Life<'_> {
             }
             What::Rename { .. } | What::Unlink { .. } | What::MakeFolder { .. } => self.named(&call.what, span),
             What::Write { .. } | What::Truncate { .. } | What::Allocate { .. } => {
-                if let (Some(node), Some(change)) = (node, file_change(&call.what)) {
+                if let Some(node) = node
+                    && let Some(change) = file_change(&call.what, self.history.disk.size(node))
+                {
                     self.history.disk.change(node, change, span);
                     self.history.last_write = span.end;
                 }
@@ -194,14 +196,14 @@ impl Life<'_> {
             What::Rename { from, .. } if !there(from) => self.named(&call.what, span),
             What::Unlink { path } if !there(path) => self.named(&call.what, span),
             What::MakeFolder { path } if there(path) => self.named(&call.what, span),
-            What::Write { offset: Some(offset), octets, .. } => {
+            What::Write { offset, octets, .. } => {
                 let Some(node) = self.begun.remove(&place) else { return };
+                let from = start(*offset, self.history.disk.size(node));
                 // It may have been carried out in part.
                 let now = self.history.disk.live();
                 let same = |found: &&[u8]| *found == octets.as_slice();
                 let file = left.iter().find(|(path, _)| self.history.disk.find(path) == Some(node));
                 let Some((path, Entry::File(found))) = file else { return };
-                let from = usize::try_from(*offset).unwrap_or(usize::MAX);
                 let part = found.get(from..(from + octets.len()).min(found.len())).unwrap_or_default();
                 let whole = Some(part).filter(same).is_some();
                 let changed = now.get(path) != Some(&Entry::File(found.clone()));
@@ -211,7 +213,8 @@ impl Life<'_> {
                 }
             }
             What::Truncate { .. } | What::Allocate { .. } => {
-                let (Some(node), Some(change)) = (self.begun.remove(&place), file_change(&call.what)) else { return };
+                let Some(node) = self.begun.remove(&place) else { return };
+                let Some(change) = file_change(&call.what, self.history.disk.size(node)) else { return };
                 let size = left.iter().find_map(|(path, entry)| match entry {
                     Entry::File(octets) if self.history.disk.find(path) == Some(node) => Some(octets.len()),
                     _ => None,
@@ -299,11 +302,17 @@ pub fn is_ours(path: &Path) -> bool {
     path.file_name().is_none_or(|name| name != "control" && name != "postrider.toml")
 }
 
-fn file_change(what: &What) -> Option<FileChange> {
+/// Where a write begins. One that does not say it goes on behind the last: such files are written once, from their start.
+fn start(offset: Option<u64>, written: usize) -> usize {
+    offset.map_or(written, |offset| usize::try_from(offset).unwrap_or(usize::MAX))
+}
+
+/// What a call does to a file of which so much is written.
+fn file_change(what: &What, written: usize) -> Option<FileChange> {
     let size = |size: &u64| usize::try_from(*size).ok();
     match what {
         What::Write { offset, octets, .. } => {
-            Some(FileChange::Write { offset: size(&(*offset)?)?, octets: octets.as_slice().into() })
+            Some(FileChange::Write { offset: start(*offset, written), octets: octets.as_slice().into() })
         }
         What::Truncate { len, .. } => Some(FileChange::Resize(size(len)?)),
         What::Allocate { end, .. } => Some(FileChange::Grow(size(end)?)),

@@ -92,7 +92,7 @@ fn finish(root: Option<tree::Node>, sources: Sources, mut problems: Vec<Problem>
         return Err(Problems::new(sources, problems));
     }
     let places = Places::new(&root, sources.clone());
-    let configuration: Configuration = match serde_path_to_error::deserialize(root.to_json()) {
+    let mut configuration: Configuration = match serde_path_to_error::deserialize(root.to_json()) {
         Ok(configuration) => configuration,
         Err(error) => {
             let path = error.path().to_string();
@@ -101,6 +101,7 @@ fn finish(root: Option<tree::Node>, sources: Sources, mut problems: Vec<Problem>
             return Err(Problems::new(sources, problems));
         }
     };
+    tls::anchor(&mut configuration, places.folder());
     problems.extend(judge::judge(&configuration, &places));
     let problems = Problems::new(sources, problems);
     if problems.fatal() { Err(problems) } else { Ok(Loaded { configuration, places, warnings: problems }) }

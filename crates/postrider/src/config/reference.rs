@@ -14,7 +14,8 @@ This page is made by `postrider reference` from the program's own types.
 A configuration is one TOML file, `/etc/postrider/postrider.toml` unless `--config` names another. `postrider check`
 reads it and tells every mistake with its line; `postrider schema` prints a JSON schema for editors. A running server
 reads it anew on SIGHUP: all of the new file takes effect, or none. What a reload cannot change (`user`, `group`,
-`store`, `dns`, `acme.listen` and `log.format`) needs a restart, and the log says so.
+`store`, `dns`, `tls.roots`, `acme.listen`, `mta_sts.listen`, `mta_sts.follow`, `tls_reports` but for `address` and `keep`,
+and `log.format`) needs a restart, and the log says so.
 
 The smallest useful configuration:
 

@@ -334,3 +334,16 @@ fn accounts_are_in_one_place_and_reached_safely() {
         assert_eq!(problems(&format!("hostname = \"mx.test\"\n{fine}\n")), "");
     }
 }
+
+#[test]
+fn relative_paths_of_certificates_begin_in_the_folder_of_the_configuration() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("postrider.toml");
+    let text = "hostname = \"mx.test\"\n[tls]\nroots = \"roots.pem\"\n\
+                [[certificate]]\nchain = \"tls/chain.pem\"\nkey = \"/etc/key.pem\"\n";
+    std::fs::write(&path, text).unwrap();
+    let configuration = load(&path).unwrap().configuration;
+    assert_eq!(configuration.tls.roots, Some(folder.path().join("roots.pem")));
+    assert_eq!(configuration.certificate[0].chain, folder.path().join("tls/chain.pem"));
+    assert_eq!(configuration.certificate[0].key, std::path::Path::new("/etc/key.pem"));
+}

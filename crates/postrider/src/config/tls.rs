@@ -52,7 +52,8 @@ pub enum TlsVersion {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Certificate {
-    /// The PEM file with the certificate, and behind it those that vouch for it.
+    /// The PEM file with the certificate, and behind it those that vouch for it. Relative paths begin in the folder of
+    /// the configuration, here and in `key`.
     pub chain: PathBuf,
     /// The PEM file with its key, which the server's user must be able to read, and nobody else.
     pub key: PathBuf,
@@ -223,6 +224,17 @@ fn judge_client(client: &ClientCertificate, path: &str, places: &Places, problem
     if !client.relay && client.account.is_none() {
         let problem = places.problem(path, "this certificate is good for nothing", "");
         problems.push(problem.help("set `relay = true`, or an `account`"));
+    }
+}
+
+/// Relative paths begin in the configuration's folder, wherever the server is started.
+pub fn anchor(configuration: &mut Configuration, folder: &Path) {
+    let acme = [&mut configuration.acme.root, &mut configuration.acme.external_account_key];
+    let clients = configuration.client_certificate.iter_mut().map(|client| &mut client.authority);
+    let single = std::iter::once(&mut configuration.tls.roots).chain(acme).chain(clients);
+    let files = configuration.certificate.iter_mut().flat_map(|files| [&mut files.chain, &mut files.key]);
+    for path in single.flatten().chain(files) {
+        *path = folder.join(&path);
     }
 }
 

@@ -83,7 +83,10 @@ impl Plan {
 
     /// All sockets that the server will listen on.
     pub fn sockets(&self) -> impl Iterator<Item = SocketAddr> + '_ {
-        self.ports.iter().flat_map(|port| self.listen.iter().map(|address| SocketAddr::new(*address, *port)))
+        // The authority asks there whether the name is ours (RFC 8555 §8.3).
+        let web = self.acme.is_some().then_some(80);
+        let ports = self.ports.into_iter().chain(web);
+        ports.flat_map(|port| self.listen.iter().map(move |address| SocketAddr::new(*address, port)))
     }
 
     /// The text of the configuration: what a person would write, so that a person can go on with it.

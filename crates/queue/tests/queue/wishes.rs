@@ -90,6 +90,8 @@ async fn what_is_to_go_back_does_so_also_if_it_never_got_its_turn() {
     let mut house = House::new(|settings| settings.limits.per_site = 1).await;
     house.start();
     house.peers.set("b@example.org", Does::Hang);
+    // The report must still be there when it is read.
+    house.peers.set(SENDER, Does::Hang);
     house.send(SENDER, &["b@example.org"]).await;
     house.until(|peers| peers.attempts_for("b@example.org") == 1).await;
     limited(&house, 7 * MINUTE, ByMode::Return).await;

@@ -34,7 +34,10 @@ impl TlsFailure {
     pub fn fault(&self, basis: Basis, host: &str) -> Fault {
         let text = format!("{host}: {}; {basis} demands it", self.reason);
         match (basis, self.kind) {
-            (Basis::RequireTls, _) => Fault::local(550, EnhancedCode::new(5, 7, 10), text),
+            // A handshake that was cut or took too long says nothing of what the host can.
+            (Basis::RequireTls, kind) if kind != FailureType::ValidationFailure => {
+                Fault::local(550, EnhancedCode::new(5, 7, 10), text)
+            }
             // RFC 3463 §3.8: X.7.4 security features not supported, X.7.5 cryptographic failure.
             (_, FailureType::StarttlsNotSupported) => Fault::local(451, EnhancedCode::new(4, 7, 4), text),
             _ => Fault::local(451, EnhancedCode::new(4, 7, 5), text),
@@ -73,5 +76,18 @@ impl Refusal {
     pub(crate) fn reported(mut self, policy: PolicyApplied, failure: Failure) -> Self {
         self.report = Some(Box::new((policy, failure)));
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_verdict_on_the_host_sends_back_what_requires_tls() {
+        let fault = |kind| TlsFailure::new(kind, "why").fault(Basis::RequireTls, "mx.example.org");
+        assert!(fault(FailureType::StarttlsNotSupported).is_permanent());
+        assert!(fault(FailureType::CertificateNotTrusted).is_permanent());
+        assert!(fault(FailureType::ValidationFailure).is_transient());
     }
 }

@@ -70,7 +70,8 @@ fn look(mail: &[u8]) -> Looked {
             Err(error) => why = error,
         }
     }
-    Looked { subject, read: Read::Other(why) }
+    // It may quote all of what it is about.
+    Looked { subject, read: Read::Other(clean(&why)) }
 }
 
 /// Whether a part's type or file name lets a report be expected (RFC 8460 §5.1, §6.4; some use general types).
