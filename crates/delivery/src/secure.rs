@@ -36,13 +36,13 @@ pub(crate) enum Unopened {
 
 /// Whether the next try goes by TLS.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
+pub(crate) enum Way {
     Secured,
     Clear,
 }
 
 /// What one try has come to.
-enum Attempt {
+pub(crate) enum Attempt {
     Open(Box<Line>),
     Over(Unopened),
     /// Another one may do better.
@@ -135,15 +135,16 @@ impl Run<'_> {
             Ok(stream) => stream,
             Err(fault) => return Attempt::Over(Unopened::Unreached(fault)),
         };
+        let credentials = self.target.tls.credentials.is_some();
         let Some(policy) = policy.filter(|_| way == Way::Secured) else {
-            let line = self.line(stream, candidate, want, Security::default());
+            let line = self.line(stream, candidate, want, Security { credentials, ..Security::default() });
             return self.greet(line, None).await;
         };
         if self.target.tls.implicit {
             return match self.handshake(stream, policy).await {
                 Ok((stream, secured)) => {
                     self.tell_secured(candidate, policy, &secured);
-                    let mut line = self.line(stream, candidate, want, Security::default());
+                    let mut line = self.line(stream, candidate, want, Security { credentials, ..Security::default() });
                     line.connection.secured_from_start(secured.facts.clone());
                     line.secured = Some(secured);
                     self.greet(line, Some(policy)).await
@@ -152,13 +153,26 @@ impl Run<'_> {
             };
         }
         let tls = if policy.allows_clear() { Tls::Opportunistic } else { Tls::Required };
-        self.greet(self.line(stream, candidate, want, Security { tls, credentials: false }), Some(policy)).await
+        self.greet(self.line(stream, candidate, want, Security { tls, credentials }), Some(policy)).await
     }
 
     /// From the host's greeting to its readiness.
     async fn greet(&self, mut line: Line, policy: Option<&Policy>) -> Attempt {
+        let mut exchange = None;
         loop {
             match (line.event().await, policy) {
+                (Event::Authenticate(offered), _) => match self.authenticate(&mut line, &offered).await {
+                    Ok(begun) => exchange = Some(begun),
+                    Err(fault) => return self.unproven(line, fault).await,
+                },
+                (Event::AuthChallenge(challenge), _) => match self.answer(&mut line, exchange.as_mut(), &challenge) {
+                    Ok(()) => {}
+                    Err(fault) => return self.unproven(line, fault).await,
+                },
+                (Event::AuthFailed(why), _) => {
+                    let fault = self.not_believed(&line, &why);
+                    return self.unproven(line, fault).await;
+                }
                 (Event::Ready, _) => {
                     let word = line.secured.as_ref().map_or("clear", |secured| secured.facts.verified.word());
                     self.inner.metrics.line(word);

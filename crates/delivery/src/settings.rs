@@ -1,8 +1,12 @@
 //! What bounds a connection.
 
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use smtp::client::Timeouts;
+
+use crate::auth::Credentials;
 
 /// How deliveries are made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +25,8 @@ pub struct Settings {
     /// The largest message that is converted for a peer that takes no 8-bit content, in octets: a conversion holds the
     /// message and its converted form, which can be three times as large, in memory.
     pub convert: u64,
+    /// Who we are to the hosts of routes, by the name of the route.
+    pub credentials: HashMap<Arc<str>, Arc<Credentials>>,
 }
 
 impl Default for Settings {
@@ -32,6 +38,7 @@ impl Default for Settings {
             recipients: 100,
             messages: 100,
             convert: 16 << 20,
+            credentials: HashMap::new(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What an operator demands of TLS with the hosts that take mail.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::domain::Domain;
 
@@ -86,6 +87,8 @@ pub struct TargetTls {
     pub implicit: bool,
     /// How the hosts were found.
     pub found: FoundBy,
+    /// The route whose credentials they are to be told, if any (RFC 4954).
+    pub credentials: Option<Arc<str>>,
 }
 
 /// How the hosts of a target were found, which says what their names are worth.

@@ -48,8 +48,13 @@ pub(crate) async fn place(
         // A line that is good enough for one route may not be for another: they must not share a lane.
         site = Site::new(format!("{site} by tls {level}"));
     }
-    let tls =
-        TargetTls { level, implicit: route.is_some_and(|route| route.implicit_tls), found: found_by(&way, route) };
+    let credentials = route.filter(|route| route.authenticates).map(|route| Arc::from(route.name.as_str()));
+    if let Some(name) = &credentials {
+        // Who we are to a host may differ from route to route.
+        site = Site::new(format!("{site} as {name}"));
+    }
+    let implicit = route.is_some_and(|route| route.implicit_tls);
+    let tls = TargetTls { level, implicit, found: found_by(&way, route), credentials };
     let lane = Lane { source: source.name.clone(), site };
     Ok((Arc::new(Target { lane, protocol, source, hosts, tls }), rules.placement(route)))
 }

@@ -32,6 +32,8 @@ pub struct Route {
     pub tls: Option<TlsLevel>,
     /// Whether TLS begins with the connection and not by STARTTLS (RFC 8314 §3.3).
     pub implicit_tls: bool,
+    /// Whether its hosts are told who we are: delivery has the credentials under the route's name.
+    pub authenticates: bool,
 }
 
 /// Which recipient domains a route is for.
@@ -397,6 +399,7 @@ mod tests {
             limits: None,
             tls: None,
             implicit_tls: false,
+            authenticates: false,
         }
     }
 

@@ -30,7 +30,7 @@ fn exchanges(names: &[(&str, &Peer)], level: TlsLevel) -> mail::Target {
     };
     let found = FoundBy::Recipients(Domain::parse("x.example").unwrap());
     let hosts = (1..).zip(names).map(host).collect();
-    mail::Target { tls: TargetTls { level, implicit: false, found }, ..target(hosts) }
+    mail::Target { tls: TargetTls { level, implicit: false, found, credentials: None }, ..target(hosts) }
 }
 
 /// One message, `x.example` signed, its exchanges on this machine.
@@ -235,7 +235,12 @@ async fn tls_may_begin_with_the_connection() {
     let certificate = Certificate::new("relay.example");
     let digest = digest(&SHA256, &certificate.der).as_ref().try_into().unwrap();
     let peer = Peer::start_tls(&certificate, &[&script(&["tls\n", HELLO, TAKES, BYE])]).await;
-    let tls = TargetTls { level: TlsLevel::Fingerprint(vec![digest]), implicit: true, found: FoundBy::Configuration };
+    let tls = TargetTls {
+        level: TlsLevel::Fingerprint(vec![digest]),
+        implicit: true,
+        found: FoundBy::Configuration,
+        credentials: None,
+    };
     let story = house.run_target(mail::Target { tls, ..target(vec![peer.host(1)]) }).await;
     assert_eq!((story.only(), verified(&story)), ("0 delivered 250 taken".into(), Some(Verified::Fingerprint)));
     assert!(house.sessions.told().is_empty(), "a host of the configuration is nobody's to be told of");

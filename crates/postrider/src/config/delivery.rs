@@ -113,6 +113,7 @@ impl Delivery {
             recipients: self.recipients,
             messages: self.messages_per_connection,
             convert: self.convert.0,
+            credentials: Default::default(),
         }
     }
 }

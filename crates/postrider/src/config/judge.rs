@@ -73,6 +73,7 @@ fn routes(configuration: &Configuration, places: &Places, problems: &mut Vec<Pro
         }
         next_hops(route, &path, configuration, places, problems);
         route_tls(route, &path, places, problems);
+        super::smart_host_auth::judge(route, &path, places, problems);
         if let Some(source) = &route.source
             && !configuration.source_names().any(|name| name == source)
         {

@@ -154,6 +154,9 @@ pub struct Route {
     /// What is demanded of TLS with its hosts; `delivery.tls` if not set, and no TLS to LMTP servers and listeners.
     #[serde(default)]
     pub tls: Option<super::OutgoingTls>,
+    /// Who we are to its hosts. `tls` is `"verify"` then if not set.
+    #[serde(default)]
+    pub auth: Option<super::SmartHostAuth>,
     /// The most connections to a site of this route at once; `delivery.connections_per_site` if not set.
     #[serde(default)]
     #[schemars(range(min = 1))]

@@ -2,7 +2,9 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
+use delivery::auth::Credentials;
 use mail::{Domain, Source};
 use shaping::{BackoffSettings, Intervals, Jitter, Limits, RetrySchedule};
 
@@ -11,7 +13,7 @@ use super::security::Security;
 use super::supervision::Handed;
 use crate::config::{
     AuthUse, Configuration, Endings, Listener, Loaded, NextHop, OddLocalParts, OutgoingTls, Pattern, Period, Protocol,
-    Retry, Role, Route, TlsUse,
+    Retry, Role, Route, SmartHostAuth, TlsUse,
 };
 
 /// What cannot be expressed, although every value is right by itself.
@@ -260,12 +262,14 @@ fn one_route(route: &Route, configuration: &Configuration, general: &Limits) -> 
         Pattern::Below(domain) => queue::Match::Below(domain.clone()),
         Pattern::Any => queue::Match::Any,
     };
+    let tls = route.tls.as_ref().map(OutgoingTls::to_level);
     Ok(queue::Route {
         matches: route.domains.0.iter().map(rule).collect(),
         to: next_hop(route, configuration)?,
         source: route.source.clone(),
         retry,
-        tls: route.tls.as_ref().map(OutgoingTls::to_level),
+        tls: tls.or_else(|| route.auth.as_ref().and_then(SmartHostAuth::default_tls)),
+        authenticates: route.auth.is_some(),
         implicit_tls: route.to.0.iter().any(|hop| matches!(hop, NextHop::SecureHost(..))),
         limits: route.connections_per_site.map(|per_site| Limits { per_site, ..general.clone() }),
         name,
@@ -343,5 +347,9 @@ fn interfaces(ipv4: bool) -> Vec<IpAddr> {
 
 /// For delivery.
 pub fn delivery(configuration: &Configuration) -> delivery::Settings {
-    configuration.delivery.to_settings()
+    let credentials = configuration.route.iter().filter_map(|route| {
+        let settings = route.auth.as_ref()?.to_settings()?;
+        Some((Arc::from(route.called()), Arc::new(Credentials::new(settings))))
+    });
+    delivery::Settings { credentials: credentials.collect(), ..configuration.delivery.to_settings() }
 }

@@ -91,6 +91,7 @@ fn local_route() -> Route {
         limits: None,
         tls: None,
         implicit_tls: false,
+        authenticates: false,
     }
 }
 
@@ -184,6 +185,7 @@ async fn literals_smart_hosts_and_their_exchanges_have_sites() {
         limits: None,
         tls: None,
         implicit_tls: false,
+        authenticates: false,
     };
     let routes = vec![smart("by-host", "one.example", false), smart("by-mx", "two.example", true)];
     let mut house = House::new(|settings| settings.routes = routes).await;

@@ -182,6 +182,7 @@ async fn a_domain_is_acted_on_wherever_its_mail_is_and_no_other() {
             limits: None,
             tls: None,
             implicit_tls: false,
+            authenticates: false,
         });
     };
     // Ids are made from the time of the start.

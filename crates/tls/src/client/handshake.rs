@@ -35,6 +35,8 @@ pub struct Secured {
     pub facts: TlsFacts,
     /// The certificates that the host has shown the key for, its own first.
     pub chain: Vec<CertificateDer<'static>>,
+    /// What binds an authentication to this very session (RFC 9266); under TLS 1.3 only.
+    pub exporter: Option<[u8; 32]>,
 }
 
 /// The sessions that are kept of one host: as many TLS 1.3 tickets, or one session of TLS 1.2.
@@ -104,7 +106,10 @@ fn secured(connection: &rustls::ClientConnection, policy: &Policy) -> Result<Sec
     let verified = policy.judge(&chain, UnixTime::now())?;
     let unfinished = || TlsFailure::new(FailureType::ValidationFailure, "the TLS handshake did not end");
     let facts = crate::session_facts(connection, verified).ok_or_else(unfinished)?;
-    Ok(Secured { facts, chain })
+    let binds = facts.version == mail::TlsVersion::V1_3;
+    let exported = || connection.export_keying_material([0; 32], b"EXPORTER-Channel-Binding", Some(b""));
+    let exporter = binds.then(exported).and_then(Result::ok);
+    Ok(Secured { facts, chain, exporter })
 }
 
 /// What a broken handshake means: `Ok` where the certificate was refused, by our verifier or the library's.

@@ -1,0 +1,133 @@
+//! One exchange of AUTH, by the client side of a SASL library.
+
+use mail::Fault;
+use rsasl::callback::{Context, Request, SessionCallback, SessionData};
+use rsasl::config::SASLConfig;
+use rsasl::mechname::Mechname;
+use rsasl::prelude::{SASLClient, Session, SessionError};
+use rsasl::property::{AuthId, AuthzId, ChannelBindingName, ChannelBindings, OAuthBearerToken, Password};
+use rsasl::validate::NoValidation;
+use secrecy::{ExposeSecret, SecretString};
+use zeroize::Zeroizing;
+
+use super::{Mechanism, unproven};
+
+/// An exchange under way.
+pub(crate) struct Exchange {
+    session: Session<NoValidation>,
+    mechanism: Mechanism,
+}
+
+/// What the mechanisms ask for.
+struct Answers {
+    user: String,
+    secret: SecretString,
+    mechanism: Mechanism,
+    /// The channel's own data (RFC 9266 `tls-exporter`), if there is any.
+    binding: Option<[u8; 32]>,
+}
+
+impl Exchange {
+    /// An exchange by this mechanism; `binding`: the exporter of the TLS session.
+    pub fn new(
+        mechanism: Mechanism,
+        user: &str,
+        secret: SecretString,
+        binding: Option<[u8; 32]>,
+    ) -> Result<Self, Fault> {
+        let answers = Answers { user: user.to_owned(), secret, mechanism, binding };
+        let config = SASLConfig::builder().with_default_mechanisms().with_callback(answers);
+        let config = config.map_err(unproven)?;
+        let name = Mechname::parse(mechanism.name().as_bytes()).map_err(unproven)?;
+        let session = SASLClient::new(config).start_suggested(&[name]).map_err(unproven)?;
+        Ok(Self { session, mechanism })
+    }
+
+    /// The mechanism's name.
+    pub fn name(&self) -> &'static str {
+        self.mechanism.name()
+    }
+
+    /// What goes with AUTH itself, for mechanisms in which the client speaks first.
+    pub fn initial(&mut self) -> Result<Option<Zeroizing<Vec<u8>>>, Fault> {
+        if self.session.are_we_first() { self.step(None).map(Some) } else { Ok(None) }
+    }
+
+    /// The answer to a challenge.
+    pub fn answer(&mut self, challenge: &[u8]) -> Result<Zeroizing<Vec<u8>>, Fault> {
+        match self.mechanism {
+            // What the host says is why it refuses the token; the verdict comes behind it (RFC 7628 §3.2.3).
+            Mechanism::XOAuth2 => Ok(Zeroizing::new(Vec::new())),
+            Mechanism::OAuthBearer => Ok(Zeroizing::new(b"\x01".to_vec())),
+            _ => self.step(Some(challenge)),
+        }
+    }
+
+    fn step(&mut self, input: Option<&[u8]>) -> Result<Zeroizing<Vec<u8>>, Fault> {
+        let mut output = Zeroizing::new(Vec::new());
+        // A host that does not know the password cannot sign for it (RFC 5802 §3): that is an error here.
+        self.session.step(input, &mut *output).map_err(unproven)?;
+        Ok(output)
+    }
+}
+
+impl SessionCallback for Answers {
+    fn callback(&self, _: &SessionData, context: &Context<'_>, request: &mut Request<'_>) -> Result<(), SessionError> {
+        request.satisfy::<AuthId>(&self.user)?;
+        match self.mechanism {
+            Mechanism::OAuthBearer => {
+                request.satisfy::<AuthzId>(&self.user)?.satisfy::<OAuthBearerToken>(self.secret.expose_secret())?;
+            }
+            Mechanism::XOAuth2 => {
+                request.satisfy::<OAuthBearerToken>(self.secret.expose_secret())?;
+            }
+            Mechanism::ScramSha256Plus if context.get_ref::<ChannelBindingName>() == Some("tls-exporter") => {
+                if let Some(binding) = &self.binding {
+                    request.satisfy::<ChannelBindings>(binding)?;
+                }
+            }
+            _ => {
+                request.satisfy::<Password>(self.secret.expose_secret().as_bytes())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exchange(mechanism: Mechanism) -> Exchange {
+        Exchange::new(mechanism, "user", SecretString::from("pencil"), Some([7; 32])).unwrap()
+    }
+
+    fn initial(mechanism: Mechanism) -> Option<String> {
+        let said = exchange(mechanism).initial().unwrap();
+        said.map(|said| String::from_utf8(said.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn mechanisms_say_what_their_standards_say() {
+        assert_eq!(initial(Mechanism::Plain).as_deref(), Some("\0user\0pencil"));
+        assert_eq!(initial(Mechanism::XOAuth2).as_deref(), Some("user=user\x01auth=Bearer pencil\x01\x01"));
+        assert_eq!(initial(Mechanism::OAuthBearer).as_deref(), Some("n,a=user,\x01auth=Bearer pencil\x01\x01"));
+        assert_eq!(initial(Mechanism::Login), None);
+        let mut login = exchange(Mechanism::Login);
+        assert_eq!(*login.answer(b"Username:").unwrap(), b"user");
+        assert_eq!(*login.answer(b"Password:").unwrap(), b"pencil");
+        let scram = initial(Mechanism::ScramSha256).unwrap();
+        assert!(scram.starts_with("n,,n=user,r=") || scram.starts_with("y,,n=user,r="), "{scram}");
+        assert!(initial(Mechanism::ScramSha256Plus).unwrap().starts_with("p=tls-exporter,,n=user,r="));
+    }
+
+    #[test]
+    fn a_host_that_does_not_know_the_password_is_found_out() {
+        let mut scram = exchange(Mechanism::ScramSha256);
+        let first = String::from_utf8(scram.initial().unwrap().unwrap().to_vec()).unwrap();
+        let nonce = first.rsplit_once("r=").unwrap().1;
+        let server_first = format!("r={nonce}more,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096");
+        scram.answer(server_first.as_bytes()).unwrap();
+        assert!(scram.answer(b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=").is_err());
+    }
+}
