@@ -4,7 +4,7 @@ use mail::Fault;
 use rsasl::callback::{Context, Request, SessionCallback, SessionData};
 use rsasl::config::SASLConfig;
 use rsasl::mechname::Mechname;
-use rsasl::prelude::{SASLClient, Session, SessionError};
+use rsasl::prelude::{Registry, SASLClient, Session, SessionError};
 use rsasl::property::{AuthId, AuthzId, ChannelBindingName, ChannelBindings, OAuthBearerToken, Password};
 use rsasl::validate::NoValidation;
 use secrecy::{ExposeSecret, SecretString};
@@ -18,6 +18,8 @@ pub(crate) struct Exchange {
     mechanism: Mechanism,
 }
 
+static BINDING: [rsasl::prelude::Mechanism; 1] = [rsasl::mechanisms::scram::SCRAM_SHA256_PLUS];
+
 /// What the mechanisms ask for.
 struct Answers {
     user: String,
@@ -25,18 +27,34 @@ struct Answers {
     mechanism: Mechanism,
     /// The channel's own data (RFC 9266 `tls-exporter`), if there is any.
     binding: Option<[u8; 32]>,
+    /// Whether we say that we can bind the channel.
+    binds: bool,
 }
 
 impl Exchange {
-    /// An exchange by this mechanism; `binding`: the exporter of the TLS session.
+    /// An exchange by this mechanism; `binding`: the exporter of the TLS session; `offered`: what the host offers.
     pub fn new(
         mechanism: Mechanism,
         user: &str,
         secret: SecretString,
         binding: Option<[u8; 32]>,
+        offered: &[String],
     ) -> Result<Self, Fault> {
-        let answers = Answers { user: user.to_owned(), secret, mechanism, binding };
-        let config = SASLConfig::builder().with_default_mechanisms().with_callback(answers);
+        let offers_binding = offered.iter().any(|name| name.eq_ignore_ascii_case(Mechanism::ScramSha256Plus.name()));
+        // RFC 5802 §6: that we could bind the channel is said only if the host does not offer it: so it learns of an attacker
+        // who hides its offer.
+        let binds = match mechanism {
+            Mechanism::ScramSha256Plus => true,
+            Mechanism::ScramSha256 => binding.is_some() && !offers_binding,
+            _ => false,
+        };
+        let answers = Answers { user: user.to_owned(), secret, mechanism, binding, binds };
+        let registry = match mechanism {
+            // Left to choose, the library takes the mechanism without binding for it.
+            Mechanism::ScramSha256Plus => Registry::with_mechanisms(&BINDING),
+            _ => Registry::default(),
+        };
+        let config = SASLConfig::builder().with_registry(registry).with_callback(answers);
         let config = config.map_err(unproven)?;
         let name = Mechname::parse(mechanism.name().as_bytes()).map_err(unproven)?;
         let session = SASLClient::new(config).start_suggested(&[name]).map_err(unproven)?;
@@ -72,6 +90,10 @@ impl Exchange {
 }
 
 impl SessionCallback for Answers {
+    fn enable_channel_binding(&self) -> bool {
+        self.binds
+    }
+
     fn callback(&self, _: &SessionData, context: &Context<'_>, request: &mut Request<'_>) -> Result<(), SessionError> {
         request.satisfy::<AuthId>(&self.user)?;
         match self.mechanism {
@@ -99,7 +121,12 @@ mod tests {
     use super::*;
 
     fn exchange(mechanism: Mechanism) -> Exchange {
-        Exchange::new(mechanism, "user", SecretString::from("pencil"), Some([7; 32])).unwrap()
+        scram(mechanism, Some([7; 32]), "SCRAM-SHA-256")
+    }
+
+    fn scram(mechanism: Mechanism, binding: Option<[u8; 32]>, offered: &str) -> Exchange {
+        let offered: Vec<String> = offered.split(' ').map(str::to_owned).collect();
+        Exchange::new(mechanism, "user", SecretString::from("pencil"), binding, &offered).unwrap()
     }
 
     fn initial(mechanism: Mechanism) -> Option<String> {
@@ -116,9 +143,22 @@ mod tests {
         let mut login = exchange(Mechanism::Login);
         assert_eq!(*login.answer(b"Username:").unwrap(), b"user");
         assert_eq!(*login.answer(b"Password:").unwrap(), b"pencil");
-        let scram = initial(Mechanism::ScramSha256).unwrap();
-        assert!(scram.starts_with("n,,n=user,r=") || scram.starts_with("y,,n=user,r="), "{scram}");
-        assert!(initial(Mechanism::ScramSha256Plus).unwrap().starts_with("p=tls-exporter,,n=user,r="));
+        assert!(initial(Mechanism::ScramSha256).unwrap().starts_with("y,,n=user,r="));
+        let plus = initial(Mechanism::ScramSha256Plus).unwrap();
+        assert!(plus.starts_with("p=tls-exporter,,n=user,r="), "{plus}");
+    }
+
+    #[test]
+    fn that_channels_could_be_bound_is_said_only_where_it_is_true_and_not_offered() {
+        for (binding, offered, flag) in [
+            (Some([7; 32]), "SCRAM-SHA-256", "y,,"),
+            (Some([7; 32]), "SCRAM-SHA-256 SCRAM-SHA-256-PLUS", "n,,"),
+            (None, "SCRAM-SHA-256 SCRAM-SHA-256-PLUS", "n,,"),
+            (None, "SCRAM-SHA-256", "n,,"),
+        ] {
+            let first = scram(Mechanism::ScramSha256, binding, offered).initial().unwrap().unwrap();
+            assert!(first.starts_with(flag.as_bytes()), "{offered}");
+        }
     }
 
     #[test]

@@ -26,7 +26,7 @@ impl Run<'_> {
         let mechanism = credentials.choose(offered, exporter.is_some())?;
         let now = self.inner.clock.instant();
         let secret = credentials.secret(now).await?;
-        let mut exchange = Exchange::new(mechanism, &settings.user, secret, exporter)?;
+        let mut exchange = Exchange::new(mechanism, &settings.user, secret, exporter, offered)?;
         let initial = exchange.initial()?;
         let now = self.inner.clock.instant();
         line.connection.auth(exchange.name(), initial.as_ref().map(|initial| initial.as_slice()), now);
