@@ -347,3 +347,30 @@ fn relative_paths_of_certificates_begin_in_the_folder_of_the_configuration() {
     assert_eq!(configuration.certificate[0].chain, folder.path().join("tls/chain.pem"));
     assert_eq!(configuration.certificate[0].key, std::path::Path::new("/etc/key.pem"));
 }
+
+#[test]
+fn who_we_are_is_told_only_to_hosts_that_prove_who_they_are() {
+    let route = |tls: &str, auth: &str| {
+        problems(&format!(
+            "hostname = \"mx.test\"\n[[route]]\ndomains = \"*\"\nto = \"relay.example.net:587\"\n{tls}auth = {{ user = \"us\", {auth} }}"
+        ))
+    };
+    assert_eq!(route("", "password_file = \"/etc/postrider/relay\""), "");
+    assert_eq!(route("tls = \"dane-only\"\n", "token_command = [\"/bin/token\"], mechanisms = [\"XOAUTH2\"]"), "");
+    assert_eq!(route("tls = \"encrypt\"\n", "password_env = \"RELAY\", unverified = true"), "");
+    for (tls, auth, problem) in [
+        ("tls = \"encrypt\"\n", "password_env = \"RELAY\"", "the password could be told to somebody else"),
+        (
+            "tls = \"none\"\n",
+            "password_env = \"RELAY\", unverified = true",
+            "the password could be told to somebody else",
+        ),
+        ("", "mechanisms = []", "it must be said what proves who we are"),
+        ("", "password_env = \"A\", token_file = \"/b\"", "it must be said what proves who we are"),
+        ("", "password_env = \"A\", mechanisms = [\"XOAUTH2\"]", "`XOAUTH2` does not fit"),
+        ("", "password_file = \"relay\"", "the path is not absolute"),
+    ] {
+        let told = route(tls, auth);
+        assert!(told.contains(problem), "{problem}: {told}");
+    }
+}
