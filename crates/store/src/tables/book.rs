@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use mail::Timestamp;
 use redb::backends::InMemoryBackend;
@@ -17,6 +18,8 @@ use crate::index::{guarded, io_error};
 
 /// The file's name.
 pub(super) const NAME: &str = "tables.redb";
+/// Its name until it is whole.
+const NEW_NAME: &str = "tables.redb.new";
 /// Octets of pages in memory.
 const CACHE: usize = 8 << 20;
 /// Expired records that one transaction removes from one table.
@@ -98,8 +101,7 @@ impl Book {
     /// Opens the file, or makes it where there is none.
     pub fn open(files: &dyn Files) -> Result<Self, IndexError> {
         if !files.list().map_err(io_error)?.iter().any(|name| name == NAME) {
-            files.create(NAME, 0).map_err(io_error)?;
-            files.sync_names().map_err(io_error)?;
+            Self::make(files)?;
         }
         let file = files.open(NAME).map_err(io_error)?;
         // What a life wrote that ended before its sync can be read, but is not durable yet.
@@ -110,6 +112,16 @@ impl Book {
             builder.set_cache_size(CACHE);
             Ok(Self { database: builder.create_with_backend(backend)?, fence: Some(fence) })
         })
+    }
+
+    /// Makes an empty file under another name first, so that a power cut leaves a whole one or none.
+    fn make(files: &dyn Files) -> Result<(), IndexError> {
+        let file = files.create(NEW_NAME, 0).map_err(io_error)?;
+        let (backend, _) = Backend::new(Arc::clone(&file));
+        guarded(|| Ok(drop(Database::builder().create_with_backend(backend)?)))?;
+        file.sync().map_err(io_error)?;
+        files.rename(NEW_NAME, NAME).map_err(io_error)?;
+        files.sync_names().map_err(io_error)
     }
 
     /// Nothing more is written through it.
