@@ -95,22 +95,25 @@ impl Secret {
         Self(random())
     }
 
-    /// Reads it from a file, which is made if it does not exist.
+    /// Reads it from a file, which is made if it does not exist. One that was cut short, by a disk that lied about what it
+    /// had kept, is made anew: nothing but the look of accounts that do not exist hangs on it.
     pub fn open(path: &Path) -> Result<Self, SecretError> {
         let wrong = |error| SecretError { path: path.to_owned(), error };
         match std::fs::read(path) {
             Ok(mut octets) => {
                 let secret = <[u8; 32]>::try_from(octets.as_slice());
                 octets.zeroize();
-                secret.map(Self).map_err(|_| wrong(std::io::Error::other("it does not hold 32 octets; remove it")))
+                if let Ok(secret) = secret {
+                    return Ok(Self(secret));
+                }
+                tracing::warn!(file = %path.display(), "a key that is not whole is made anew");
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                let secret = Self::random();
-                crate::file::write_private(path, &secret.0, None).map_err(wrong)?;
-                Ok(secret)
-            }
-            Err(error) => Err(wrong(error)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(wrong(error)),
         }
+        let secret = Self::random();
+        crate::file::write_private(path, &secret.0, None).map_err(wrong)?;
+        Ok(secret)
     }
 
     /// A MAC of `message` by this key.
@@ -174,6 +177,8 @@ mod tests {
         assert_ne!(first.mac(b"x"), Secret::random().mac(b"x"));
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         std::fs::write(&path, b"short").unwrap();
-        assert!(Secret::open(&path).is_err());
+        let anew = Secret::open(&path).unwrap();
+        assert_eq!(anew.mac(b"x"), Secret::open(&path).unwrap().mac(b"x"));
+        assert!(Secret::open(folder.path()).is_err());
     }
 }
