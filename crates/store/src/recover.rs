@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::error::{IndexError, OpenError};
-use crate::files::Files;
+use crate::files::{File, Files};
 use crate::frame::{FIRST_BATCH, FrameAt, Header};
 use crate::index::{Checkpoint, Index};
 use crate::options::Options;
@@ -208,14 +208,18 @@ impl Recovery<'_> {
         file.sync().map_err(failed)?;
         let mut scan = Scan::new(file.as_ref(), link.number, link.salt, from, link.end).map_err(failed)?;
         let past = |offset: u64| until.is_some_and(|until| (link.number, offset) >= (until.segment, until.offset));
+        let mut last_batch = None;
         while !past(scan.offset())
             && let Some(found) = scan.next()
         {
             match found {
-                Found::Frame(header, payload) => match record::decode(&payload) {
-                    Some((record, _)) => Self::redo(state, &record, &header)?,
-                    None => self.damage(state, &mut scan, link.number, header.offset, header.at().end()),
-                },
+                Found::Frame(header, payload) => {
+                    last_batch = Some((header.base, header.at().end()));
+                    match record::decode(&payload) {
+                        Some((record, _)) => Self::redo(state, &record, &header)?,
+                        None => self.damage(state, &mut scan, link.number, header.offset, header.at().end()),
+                    }
+                }
                 Found::Damage { from, to } => self.damage(state, &mut scan, link.number, from, to),
             }
             state.segments.entry(link.number).used = scan.offset();
@@ -223,12 +227,27 @@ impl Recovery<'_> {
                 Self::write_down(index, state)?;
             }
         }
+        // While the server runs, its writer knows what is durable.
+        if let (Some(batch), None, None) = (last_batch, link.end, until) {
+            Self::write_again(file.as_ref(), batch).map_err(failed)?;
+        }
         let end = scan.offset();
         state.segments.entry(link.number).used = end;
         if (link.number, end) > (state.position.segment, state.position.offset) {
             state.position = Position { segment: link.number, offset: end, salt: link.salt, ..state.position };
         }
         Ok(past(end))
+    }
+
+    /// Writes the last batch of the log once more, as it is. If its sync had failed before the process died, the system
+    /// takes it for written, shows it to whoever reads, and a sync alone would not write it: it would vanish with the
+    /// power, after what was done because of it.
+    fn write_again(file: &dyn File, (base, end): (u64, u64)) -> io::Result<()> {
+        let from = if base == FIRST_BATCH { 0 } else { base };
+        let mut octets = vec![0; (end - from) as usize];
+        file.read(&mut octets, from)?;
+        file.write(&[io::IoSlice::new(&octets)], from)?;
+        file.sync()
     }
 
     /// Makes a change again.

@@ -130,6 +130,25 @@ fn what_a_start_believes_survives_the_next_power_cut() {
 }
 
 #[test]
+fn what_a_start_believes_survives_even_if_its_sync_had_failed() {
+    for seed in 0..40 {
+        let disk = Disk::new(64 << 20, Randomness::seeded(seed));
+        let engine = open(&disk);
+        assert!(commit(&engine, 1, 3000).error.is_none());
+        disk.fail(Fault::Sync, 1);
+        assert!(commit(&engine, 9, 3000).error.is_some());
+        // Killed before the log could say that it is void, as the next batch would have.
+        drop(engine);
+        let engine = open(&disk);
+        assert_eq!(ids(&engine), [1, 9], "the system still shows it");
+        drop(engine);
+        let engine = open(&disk.crash());
+        assert_eq!(ids(&engine), [1, 9]);
+        assert_eq!(read(&engine, 9), content(9, 3000));
+    }
+}
+
+#[test]
 fn a_full_disk_stops_mail_but_not_the_books_and_mail_comes_back_with_the_space() {
     let disk = disk();
     let engine = open(&disk);
