@@ -22,7 +22,8 @@ pub fn next(plan: &Plan, machine: &[Finding]) -> Vec<String> {
     }
     next.push(format!("postrider check --config {config}"));
     next.push(format!("systemctl enable --now postrider, or: postrider serve --config {config}"));
-    next.push(format!("postrider dns-records --config {config}: the records for TLS, as soon as mail flows"));
+    let domain = &plan.domain;
+    next.push(format!("postrider dns-records {domain} --config {config}: the records for TLS, as soon as mail flows"));
     next
 }
 
