@@ -118,7 +118,7 @@ impl Book {
     fn make(files: &dyn Files) -> Result<(), IndexError> {
         let file = files.create(NEW_NAME, 0).map_err(io_error)?;
         let (backend, _) = Backend::new(Arc::clone(&file));
-        guarded(|| Ok(drop(Database::builder().create_with_backend(backend)?)))?;
+        drop(guarded(|| Ok(Database::builder().create_with_backend(backend)?))?);
         file.sync().map_err(io_error)?;
         files.rename(NEW_NAME, NAME).map_err(io_error)?;
         files.sync_names().map_err(io_error)
