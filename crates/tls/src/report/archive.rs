@@ -146,10 +146,12 @@ impl Archive {
         let mut by_domain: BTreeMap<String, DomainSummary> = BTreeMap::new();
         let mut after = None;
         loop {
-            let page = self.list(wanted, after, PAGE).await?;
-            let Some(last) = page.last() else { return Ok(by_domain.into_values().collect()) };
-            after = Some(last.id);
-            for report in page.iter().filter_map(|received| received.report.as_ref()) {
+            let page = self.tables.scan(Table::TlsReports, PREFIX, after.as_deref(), PAGE, self.clock.now()).await?;
+            let Some((last, ..)) = page.last() else { return Ok(by_domain.into_values().collect()) };
+            after = Some(last.clone());
+            // One at a time out of its compression.
+            for received in page.iter().filter_map(|(key, value, _)| unpacked(key, value)) {
+                let Some(report) = received.report.as_ref().filter(|_| wanted.covers(&received)) else { continue };
                 for domain in report.domains() {
                     if wanted.domain.as_ref().is_none_or(|wanted| wanted.as_str() == domain) {
                         by_domain.entry(domain.to_owned()).or_default().add(domain, report);
@@ -226,6 +228,6 @@ fn gzip(report: &Report) -> Option<Vec<u8>> {
 fn unpacked(key: &str, value: &[u8]) -> Option<ReceivedReport> {
     let id = MessageId::parse(key.strip_prefix(PREFIX)?).ok()?;
     let Row { received_at, sender, subject, report, trouble } = postcard::from_bytes(value).ok()?;
-    let report = report.and_then(|packed| receive::from_octets(&packed).ok());
+    let report = report.and_then(|packed| receive::from_kept(&packed));
     Some(ReceivedReport { id, received_at, sender, subject, report, trouble })
 }

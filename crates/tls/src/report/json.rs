@@ -1,6 +1,15 @@
 //! A report in its own form (RFC 8460 §4.4): written strictly, read from whoever wrote it.
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
+
+use super::lenient::{count, first, texts};
+
+/// The most policies of a report that are kept.
+pub(super) const MAX_POLICIES: usize = 200;
+/// The most kinds of failures of one policy that are kept.
+pub(super) const MAX_DETAILS: usize = 500;
+/// The most lines of a policy that are kept.
+pub(super) const MAX_LINES: usize = 300;
 
 /// A report.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,7 +28,7 @@ pub struct Report {
     #[serde(default)]
     pub report_id: String,
     /// What happened, by policy.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "first::<MAX_POLICIES, _, _>")]
     pub policies: Vec<PolicyResult>,
 }
 
@@ -46,7 +55,7 @@ pub struct PolicyResult {
     #[serde(default)]
     pub summary: Summary,
     /// What went wrong.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "first::<MAX_DETAILS, _, _>", skip_serializing_if = "Vec::is_empty")]
     pub failure_details: Vec<FailureDetail>,
 }
 
@@ -58,13 +67,13 @@ pub struct Policy {
     #[serde(default)]
     pub policy_type: String,
     /// Its text, line by line or record by record.
-    #[serde(default, deserialize_with = "one_or_several", skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "texts::<MAX_LINES, _>", skip_serializing_if = "Vec::is_empty")]
     pub policy_string: Vec<String>,
     /// Whose it is.
     #[serde(default)]
     pub policy_domain: String,
     /// The hosts that it names.
-    #[serde(default, deserialize_with = "one_or_several", skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "texts::<MAX_LINES, _>", skip_serializing_if = "Vec::is_empty")]
     pub mx_host: Vec<String>,
 }
 
@@ -129,35 +138,6 @@ impl Report {
         domains.sort_unstable();
         domains.dedup();
         domains
-    }
-}
-
-/// A list of texts; some write a single one without the list.
-fn one_or_several<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Either {
-        One(String),
-        Several(Vec<String>),
-    }
-    Ok(match Option::<Either>::deserialize(deserializer)? {
-        Some(Either::One(text)) => vec![text],
-        Some(Either::Several(texts)) => texts,
-        None => Vec::new(),
-    })
-}
-
-/// A number; some write it as text.
-fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Either {
-        Number(u64),
-        Text(String),
-    }
-    match Either::deserialize(deserializer)? {
-        Either::Number(number) => Ok(number),
-        Either::Text(text) => text.trim().parse().map_err(serde::de::Error::custom),
     }
 }
 

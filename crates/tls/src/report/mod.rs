@@ -13,6 +13,7 @@ mod compose;
 mod day;
 mod failure;
 mod json;
+mod lenient;
 mod metrics;
 mod receive;
 mod record;
