@@ -61,6 +61,8 @@ pub(crate) struct Engine {
     /// Whether the last write failed.
     failing: AtomicBool,
     closing: AtomicBool,
+    /// A checkpoint failed, and the next one is to wait for its time.
+    pub(crate) checkpoints_wait: AtomicBool,
     trouble: Mutex<Option<IndexError>>,
     space: Mutex<Option<(Instant, Space)>>,
     /// Octets that content in flight was promised on the disk.
@@ -106,6 +108,7 @@ impl Engine {
             state: RwLock::new(state),
             failing: AtomicBool::new(false),
             closing: AtomicBool::new(false),
+            checkpoints_wait: AtomicBool::new(false),
             trouble: Mutex::new(None),
             space: Mutex::new(None),
             promised: AtomicU64::new(0),

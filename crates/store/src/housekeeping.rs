@@ -4,6 +4,7 @@
 //! holds more than it must, which is safe.
 
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,10 @@ use crate::state::Loaded;
 /// An index that fails to be read again so soon after it was opened anew is broken for good.
 const RELAPSE: Duration = Duration::from_secs(60);
 
+/// How soon what failed is tried again at first and at last: a checkpoint writes a whole layer, and building the index anew
+/// reads the whole log.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
 /// How often opening the index may fail before it is built anew.
 const REOPEN_ATTEMPTS: u32 = 3;
 
@@ -31,8 +36,9 @@ pub(crate) struct Housekeeping {
     /// The frozen layer that the index does not have yet.
     pending: Option<(Arc<Overlay>, Checkpoint)>,
     checkpointed: Instant,
-    /// Whether it was a checkpoint that failed last, for which a full disk is reason enough.
-    write_failed: bool,
+    /// Pending while it was a checkpoint that failed last, for which a full disk is reason enough.
+    writing: Retry,
+    mending: Retry,
     reopened: Option<Instant>,
     reopen_failures: u32,
     /// Why the index could not be mended when that was logged last: a round comes every quarter of a second.
@@ -45,7 +51,8 @@ impl Housekeeping {
             index: Some(index),
             pending: None,
             checkpointed: now,
-            write_failed: false,
+            writing: Retry::default(),
+            mending: Retry::default(),
             reopened: None,
             reopen_failures: 0,
             complaint: None,
@@ -53,22 +60,57 @@ impl Housekeeping {
     }
 }
 
+/// When something that failed is tried again: ever less often.
+#[derive(Debug, Default)]
+struct Retry {
+    /// Not before then, and how long that was to wait.
+    next: Option<(Instant, Duration)>,
+}
+
+impl Retry {
+    fn failed(&mut self, now: Instant) {
+        let pause = self.next.map_or(AGAIN.0, |(_, pause)| (2 * pause).min(AGAIN.1));
+        self.next = Some((now + pause, pause));
+    }
+
+    fn succeeded(&mut self) {
+        self.next = None;
+    }
+
+    /// The next try need not wait.
+    fn hurry(&mut self, now: Instant) {
+        self.next = self.next.map(|(_, pause)| (now, pause));
+    }
+
+    fn is_pending(&self) -> bool {
+        self.next.is_some()
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.next.is_none_or(|(at, _)| at <= now)
+    }
+}
+
 impl Engine {
     /// One round. `going_on` is asked between steps that take long.
     pub fn maintain(&self, going_on: &dyn Fn() -> bool) {
         let mut keeping = self.housekeeping();
-        if let Some(trouble) = self.trouble() {
+        if let Some(trouble) = self.trouble()
+            && keeping.mending.is_due(self.now())
+        {
             self.mend(&mut keeping, &trouble);
         }
         self.make_spares();
         self.remove_abandoned();
-        if self.wants_checkpoint()
+        if keeping.writing.is_pending()
+            || self.wants_checkpoint()
             || self.now().saturating_duration_since(keeping.checkpointed) >= self.options.checkpoint_every
         {
             self.checkpoint_with(&mut keeping);
         }
         self.free();
-        while going_on() && self.wants_compaction() {
+        // What moves makes nothing free before the next checkpoint.
+        while going_on() && !keeping.writing.is_pending() && self.wants_compaction() {
             // A segment of small messages is many checkpoints' worth of changes, which all would wait in memory.
             let moved = self.compact(going_on, &mut || {
                 if self.wants_checkpoint() {
@@ -84,15 +126,24 @@ impl Engine {
         self.show();
     }
 
-    /// Writes everything that changed to the index, now. False if that failed.
+    /// Writes everything that changed to the index, now. False if that failed. What failed before need not wait any longer.
     pub fn checkpoint(&self) -> bool {
         let mut keeping = self.housekeeping();
+        keeping.writing.hurry(self.now());
+        keeping.mending.hurry(self.now());
         self.checkpoint_with(&mut keeping)
     }
 
     /// Whether the housekeeper should not wait for its time.
     pub fn wants_maintenance(&self) -> bool {
-        !self.spares.is_full() && self.writer().wants_spare() || self.wants_checkpoint()
+        let checkpoint = || !self.checkpoints_wait.load(Ordering::Relaxed) && self.wants_checkpoint();
+        !self.spares.is_full() && self.writer().wants_spare() || checkpoint()
+    }
+
+    /// How soon a checkpoint that failed is to be tried again.
+    pub fn checkpoint_again_in(&self) -> Option<Duration> {
+        let (at, _) = self.housekeeping().writing.next?;
+        Some(at.saturating_duration_since(self.now()))
     }
 
     fn housekeeping(&self) -> MutexGuard<'_, Housekeeping> {
@@ -108,6 +159,9 @@ impl Engine {
     }
 
     fn checkpoint_with(&self, keeping: &mut Housekeeping) -> bool {
+        if !keeping.writing.is_due(self.now()) {
+            return false;
+        }
         // What an earlier try froze goes first.
         let belated = keeping.pending.is_some();
         self.checkpoint_once(keeping) && (!belated || self.checkpoint_once(keeping))
@@ -131,12 +185,14 @@ impl Engine {
             Ok(snapshot) => {
                 self.state_mut().thaw(Arc::new(snapshot), checkpoint);
                 keeping.pending = None;
-                keeping.write_failed = false;
+                keeping.writing.succeeded();
+                self.checkpoints_wait.store(false, Ordering::Relaxed);
                 self.metrics.checkpoint_seconds.observe(self.now().duration_since(begun).as_secs_f64());
                 true
             }
             Err(error) => {
-                keeping.write_failed = true;
+                keeping.writing.failed(self.now());
+                self.checkpoints_wait.store(true, Ordering::Relaxed);
                 self.note_trouble(error);
                 false
             }
@@ -149,7 +205,7 @@ impl Engine {
         keeping.index = None;
         let now = self.now();
         let relapse = keeping.reopened.is_some_and(|then| now.saturating_duration_since(then) < RELAPSE);
-        let hopeless = matches!(trouble, IndexError::Broken(_)) || (relapse && !keeping.write_failed);
+        let hopeless = matches!(trouble, IndexError::Broken(_)) || (relapse && !keeping.writing.is_pending());
         let mended = match if hopeless { Ok(None) } else { self.reopen(keeping) } {
             Ok(Some(opened)) => Ok(opened),
             Ok(None) => {
@@ -165,6 +221,12 @@ impl Engine {
                 keeping.index = Some(index);
                 keeping.reopened = Some(now);
                 keeping.reopen_failures = 0;
+                // What breaks again and again is not built anew every second.
+                if hopeless && relapse {
+                    keeping.mending.failed(self.now())
+                } else {
+                    keeping.mending.succeeded()
+                }
                 keeping.complaint = None;
                 self.clear_trouble();
                 let landed = if landed { keeping.pending.take() } else { None };
@@ -176,6 +238,7 @@ impl Engine {
                     tracing::error!(error = complaint, "the store's index cannot be mended yet");
                 }
                 keeping.complaint = Some(complaint);
+                keeping.mending.failed(self.now());
             }
         }
     }

@@ -205,7 +205,8 @@ impl Works {
             // It may be the housekeeper who found out; the committer sees when it is over.
             self.committer.bell.ring();
         }
-        if failing || self.engine.trouble().is_some() { TROUBLED.min(every) } else { every }
+        let patience = if failing || self.engine.trouble().is_some() { TROUBLED.min(every) } else { every };
+        self.engine.checkpoint_again_in().map_or(patience, |wait| wait.max(TROUBLED).min(patience))
     }
 }
 

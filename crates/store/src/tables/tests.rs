@@ -84,6 +84,39 @@ async fn power_that_fails_while_the_file_is_made_is_no_damage() {
     assert!(unmade > 40, "only {unmade} cuts came before the file was made");
 }
 
+#[tokio::test]
+async fn what_a_start_finds_survives_even_if_the_sync_of_it_had_failed() {
+    let mut shown = 0;
+    for (seed, sync) in (0..60u64).flat_map(|seed| (0..2).map(move |sync| (seed, sync))) {
+        let disk = Disk::new(1 << 30, Randomness::seeded(seed));
+        let tables = Tables::open_on(Arc::new(disk.clone())).unwrap();
+        tables.put(Table::Bans, "a", b"1".to_vec(), None).await.unwrap();
+        disk.fail_after(book::NAME, Fault::Sync, sync);
+        tables.put(Table::Bans, "a", b"2".to_vec(), None).await.expect_err("its sync fails");
+        // Killed at once; the system shows what it took for written.
+        drop(tables);
+        let tables = Tables::open_on(Arc::new(disk.clone())).unwrap();
+        let found = text(&tables, Table::Bans, "a").await;
+        shown += usize::from(found.as_deref() == Some("2"));
+        disk.cut_after(seed % 12);
+        let mut answered = 0;
+        for count in 1..=4u32 {
+            match tables.put(Table::Bans, "b", count.to_string().into(), None).await {
+                Ok(()) => answered = count,
+                Err(_) => break,
+            }
+        }
+        drop(tables);
+        let again = disk.restart(seed);
+        let tables = Tables::open_on(Arc::new(again.clone())).unwrap();
+        assert!(!has_quarantine(&again), "seed {seed}, sync {sync}");
+        assert_eq!(text(&tables, Table::Bans, "a").await, found, "seed {seed}, sync {sync}");
+        let last = text(&tables, Table::Bans, "b").await.map_or(0, |count| count.parse::<u32>().unwrap());
+        assert!(last == answered || last == answered + 1, "seed {seed}, sync {sync}: {last} after {answered}");
+    }
+    assert!(shown > 0, "no start was shown what was not durable");
+}
+
 fn has_quarantine(disk: &Disk) -> bool {
     disk.names().iter().any(|name| name.starts_with("quarantine/"))
 }

@@ -49,7 +49,7 @@ struct Inner {
     names: BTreeMap<String, u64>,
     durable_names: BTreeMap<String, u64>,
     name_changes: Vec<NameChange>,
-    faults: Vec<(Fault, &'static str, u32)>,
+    faults: Vec<Planned>,
     /// Whether the faults wait.
     spares: bool,
     /// Whole operations until the one in which power fails, if it shall.
@@ -60,6 +60,17 @@ struct Inner {
     operations: u64,
     written: u64,
     trace: u32,
+}
+
+/// Operations that are to fail.
+#[derive(Debug)]
+struct Planned {
+    fault: Fault,
+    /// What the names of their files begin with.
+    names: &'static str,
+    /// How many go well before.
+    after: u32,
+    times: u32,
 }
 
 #[derive(Debug, Default)]
@@ -159,9 +170,18 @@ impl Disk {
 
     /// The next `times` operations of the kind fail on files whose names begin so.
     pub fn fail_at(&self, names: &'static str, fault: Fault, times: u32) {
+        self.plan(Planned { fault, names, after: 0, times });
+    }
+
+    /// After so many operations of the kind on files whose names begin so one fails.
+    pub fn fail_after(&self, names: &'static str, fault: Fault, after: u32) {
+        self.plan(Planned { fault, names, after, times: 1 });
+    }
+
+    fn plan(&self, planned: Planned) {
         let mut inner = self.lock();
-        inner.faults.retain(|(other, ..)| *other != fault);
-        inner.faults.push((fault, names, times));
+        inner.faults.retain(|other| other.fault != planned.fault);
+        inner.faults.push(planned);
     }
 
     /// Nothing fails any more.
@@ -275,15 +295,14 @@ impl Inner {
             return Ok(());
         }
         let name = self.names.iter().find(|(_, other)| Some(**other) == file).map_or("", |(name, _)| name.as_str());
-        let meant =
-            |(other, names, times): &&mut (Fault, &str, u32)| *other == fault && name.starts_with(*names) && *times > 0;
-        match self.faults.iter_mut().find(meant) {
-            Some((.., times)) => {
-                *times -= 1;
-                Err(io::Error::from_raw_os_error(5))
-            }
-            None => Ok(()),
+        let meant = |it: &&mut Planned| it.fault == fault && name.starts_with(it.names) && it.times > 0;
+        let Some(planned) = self.faults.iter_mut().find(meant) else { return Ok(()) };
+        if planned.after > 0 {
+            planned.after -= 1;
+            return Ok(());
         }
+        planned.times -= 1;
+        Err(io::Error::from_raw_os_error(5))
     }
 
     fn lose_power(&mut self, randomness: &Randomness) {

@@ -314,6 +314,50 @@ fn an_index_built_anew_in_use_counts_what_the_log_freed_meanwhile() {
 }
 
 #[test]
+fn whatever_a_disk_made_of_the_index_no_panic_leaves_it_and_it_is_built_anew() {
+    let mut anew = 0;
+    for seed in 0..40 {
+        let (disk, random) = (disk(), Randomness::seeded(seed));
+        let engine = filled(&disk, 60);
+        engine.checkpoint();
+        let old = disk.octets("index.redb").unwrap();
+        for n in 1..=30 {
+            assert!(finish(&engine, n).error.is_none());
+        }
+        engine.checkpoint();
+        drop(engine);
+        let engine = open_with(&disk, Options { index_cache: 0, ..options() });
+        // Some blocks are as they were before the last sync, which the disk only claimed; some are those of others.
+        let blocks = disk.octets("index.redb").unwrap().len() / 4096;
+        for block in (1..blocks).filter(|_| random.below(3) == 0) {
+            let from = if random.below(2) == 0 { block } else { random.below(blocks) };
+            let Some(octets) = old.get(from * 4096..(from + 1) * 4096) else { continue };
+            disk.corrupt("index.redb", block * 4096, octets);
+        }
+        let rebuilds = engine.metrics.rebuilds.get();
+        let everything = engine.due(&Destination::new("mx:example.org"), None, Timestamp::MAX, 100);
+        let _ = (engine.find(id(45)), engine.page(None, 100), engine.destinations(None, 10), everything);
+        for n in 31..=40 {
+            assert!(finish(&engine, n).error.is_none());
+        }
+        assert!(commit_together(&engine, 61..=70).error.is_none());
+        for _ in 0..8 {
+            engine.checkpoint();
+            engine.maintain(&|| true);
+        }
+        if engine.metrics.rebuilds.get() > rebuilds {
+            anew += 1;
+            assert!(engine.trouble().is_none(), "seed {seed}: {:?}", engine.trouble());
+            // What it denied to know when it was finished may be back: delivered twice, never lost.
+            let whole = |ids: Vec<u128>| ids.ends_with(&Vec::from_iter(41..=70)) && ids[0] > 30;
+            assert!(whole(ids(&engine)), "seed {seed}");
+            assert!(whole(ids(&open(&disk.crash()))), "seed {seed}");
+        }
+    }
+    assert!(anew > 20, "only {anew} were noticed");
+}
+
+#[test]
 fn compaction_passes_over_damage() {
     let disk = disk();
     let engine = filled(&disk, 20);

@@ -286,3 +286,52 @@ async fn a_new_lead_is_written_down_by_itself_and_survives_segments_and_the_inde
     let (again, _) = open(&cut, &random);
     assert_eq!(again.schedule_clock(), Some(clock));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_that_fails_is_tried_again_ever_less_often_and_made_soon_after_it_can_be() {
+    let random = Randomness::seeded(8);
+    let disk = Disk::new(64 << 20, random.clone());
+    let (store, driver) = open(&disk, &random);
+    tokio::spawn(driver.run());
+    for n in 1..=80 {
+        assert!(commit(&store, n).await);
+    }
+    disk.fail_at("index", Fault::Write, u32::MAX);
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let before = disk.operations();
+    // Of each message one step after the other: as many as want a checkpoint at once.
+    for n in (1..=80).chain(1..=80) {
+        let state = Delivery { attempts: 1, ..delivery(n) };
+        store.record(vec![Update::Delivery { id: MessageId::from_u128(n), number: 0, state }]).await;
+        tokio::time::sleep(Duration::from_secs(4)).await;
+    }
+    let operations = disk.operations() - before;
+    assert!((340..1000).contains(&operations), "{operations} operations in ten minutes, of which 320 are the log's");
+    assert!(store.status().lag_messages >= 80);
+    disk.heal();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(store.status().lag_messages, 0);
+    assert_eq!(store.message(MessageId::from_u128(1)).await.unwrap().unwrap().deliveries[0].attempts, 1);
+    assert!(commit(&store, 81).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_index_that_cannot_be_mended_is_tried_again_ever_less_often() {
+    let random = Randomness::seeded(9);
+    let disk = Disk::new(64 << 20, random.clone());
+    let (store, driver) = open(&disk, &random);
+    tokio::spawn(driver.run());
+    assert!(commit(&store, 1).await);
+    // Neither can what is there be opened nor another one be made.
+    disk.fail_at("index", Fault::Sync, u32::MAX);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(!commit(&store, 2).await, "closed, for messages could not be read");
+    let before = disk.operations();
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let operations = disk.operations() - before;
+    assert!((20..200).contains(&operations), "{operations} operations in ten minutes");
+    disk.heal();
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    assert!(commit(&store, 2).await);
+    assert!(store.message(MessageId::from_u128(1)).await.unwrap().is_some());
+}

@@ -149,6 +149,41 @@ fn what_a_start_believes_survives_even_if_its_sync_had_failed() {
 }
 
 #[test]
+fn an_index_whose_sync_had_failed_before_the_process_died_is_whole_after_the_next_power_cut() {
+    let mut shown = 0;
+    for (seed, sync) in (0..40u64).flat_map(|seed| (0..2).map(move |sync| (seed, sync))) {
+        let disk = Disk::new(64 << 20, Randomness::seeded(seed));
+        let engine = open(&disk);
+        assert!(commit_together(&engine, 1..=20).error.is_none());
+        assert!(engine.checkpoint());
+        let covered = engine.state().checkpoint;
+        for n in 1..=9 {
+            assert!(finish(&engine, n).error.is_none());
+        }
+        disk.fail_after("index", Fault::Sync, sync);
+        assert!(!engine.checkpoint());
+        drop(engine);
+        let engine = open(&disk);
+        shown += usize::from(engine.state().checkpoint != covered);
+        assert_eq!(ids(&engine), (10..=20).collect::<Vec<_>>());
+        disk.cut_after(seed % 12);
+        let finished = (10..=15).take_while(|n| finish(&engine, *n).error.is_none()).count();
+        engine.checkpoint();
+        drop(engine);
+        let engine = open(&disk.restart(seed));
+        assert_eq!(engine.metrics.rebuilds.get(), 0, "seed {seed}, sync {sync}");
+        let left = ids(&engine);
+        // Of the one whose record broke off nobody was told anything.
+        let first = 10 + finished as u128;
+        assert!(left == Vec::from_iter(first..=20) || left == Vec::from_iter(first + 1..=20), "seed {seed}: {left:?}");
+        for n in left {
+            assert_eq!(read(&engine, n), content(n, 2000));
+        }
+    }
+    assert!(shown > 0, "no start was shown what was not durable");
+}
+
+#[test]
 fn a_full_disk_stops_mail_but_not_the_books_and_mail_comes_back_with_the_space() {
     let disk = disk();
     let engine = open(&disk);

@@ -338,7 +338,8 @@ fn run(seed: u64) {
         }
         world.disk.heal();
         if !world.disk.is_off() {
-            // Whatever failed before is mended by now.
+            // Whatever failed before is mended by now, as it would be in half a minute.
+            world.engine.checkpoint();
             world.engine.maintain(&|| true);
         }
         if !world.disk.is_off() {
