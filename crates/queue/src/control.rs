@@ -25,6 +25,10 @@ use crate::walk::{Found, PAGE, Purpose, Target, Walk};
 const LIST_SCAN: usize = 4096;
 /// How often a delivery that is just being changed is waited for, and how long each time.
 const PATIENCE: (usize, Duration) = (40, Duration::from_millis(250));
+/// Changed messages that the store's index does not have yet, beyond which a command waits.
+const LAG: u64 = 16_384;
+/// How often it waits for that after each page, and how long each time.
+const FOLLOW: (usize, Duration) = (50, Duration::from_millis(20));
 
 /// What to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,6 +112,7 @@ impl Queue {
             while let Some(page) = walk.next().await? {
                 let command = Command { inner: &inner, action, act: &act, selection: &selection };
                 command.on_page(page, &mut acted, &mut words).await?;
+                inner.let_store_follow().await;
                 tell(acted);
             }
             Ok(acted)
@@ -156,6 +161,19 @@ impl Queue {
             }
         }
         Ok(ListPage { messages, next: walk.after() })
+    }
+}
+
+impl Inner {
+    /// Waits for the store's index if a command is faster: what changed stays in memory until the index has it. Not for
+    /// long, for the index may be out of order.
+    async fn let_store_follow(&self) {
+        for _ in 0..FOLLOW.0 {
+            if self.store.status().lag_messages <= LAG {
+                return;
+            }
+            tokio::time::sleep(FOLLOW.1).await;
+        }
     }
 }
 

@@ -18,8 +18,8 @@ use crate::overlay::{Kept, Overlay};
 use crate::record::Record;
 use crate::segments::{Position, Segments, Totals};
 
-/// Messages of the index that were looked up lately, by a rough weight in octets.
-const WARM_BYTES: usize = 8 << 20;
+/// Messages of the index that were looked up lately, by their weight in octets.
+const WARM_BYTES: usize = 6 << 20;
 
 #[derive(Debug, Default)]
 pub(crate) struct State {
@@ -282,8 +282,9 @@ impl Warm {
     }
 }
 
+/// About what a message takes, with what the allocator adds to each of its parts.
 fn warm_weight(kept: &Kept) -> usize {
-    500 + 200 * kept.message.envelope.recipients.len() + 64 * kept.chunks().len()
+    1100 + 400 * kept.message.envelope.recipients.len() + 64 * kept.chunks().len()
 }
 
 /// The messages that a record changes, for [`Loaded`].

@@ -49,6 +49,10 @@ pub use security::TLS_FOLDER;
 pub use security::certificate_chains;
 pub use settings::queue as queue_settings;
 
+/// Threads for calls that wait for the disk or take long. A thread for each of hundreds of reads would not make the disk
+/// faster, and each takes memory of its own.
+const BLOCKING: usize = 32;
+
 /// Why the server cannot start, or ended before it was told to.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -211,7 +215,11 @@ impl Prepared {
     /// Starts the threads and serves until the end. `started` is called once, when mail is taken.
     pub fn run(self, started: impl FnOnce(&Reception)) -> Result<(), ServeError> {
         let logging = Logging::start(&self.loaded.configuration.log);
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("postrider").build();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .thread_name("postrider")
+            .max_blocking_threads(BLOCKING)
+            .build();
         let runtime = runtime.map_err(ServeError::system("start threads"))?;
         let result = runtime.block_on(self.live(&logging, started));
         if let Err(error) = &result {

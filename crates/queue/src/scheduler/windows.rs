@@ -42,7 +42,8 @@ pub(crate) struct DestinationId(u64);
 /// All destinations with something to do, or whose hosts are remembered.
 #[derive(Debug, Default)]
 pub(super) struct Destinations {
-    pub(super) by_id: HashMap<DestinationId, Record>,
+    /// In boxes, because there may be very many, and a table is copied when it grows.
+    pub(super) by_id: HashMap<DestinationId, Box<Record>>,
     pub(super) by_name: HashMap<Destination, DestinationId>,
     next: u64,
     /// When each one that is neither loading nor parked is to be loaded, if its hosts need not be asked for.
@@ -287,7 +288,7 @@ impl Scheduler {
         all.next += 1;
         let id = DestinationId(all.next);
         all.by_name.insert(name.clone(), id);
-        all.by_id.insert(id, Record::new(name.clone()));
+        all.by_id.insert(id, Box::new(Record::new(name.clone())));
         id
     }
 
@@ -542,7 +543,7 @@ fn take_some(parked: &mut VecDeque<DestinationId>, most: usize) -> Vec<Destinati
 impl Destinations {
     /// How many wait for their own deliveries to become fewer, and have none.
     pub(super) fn stranded(&self) -> usize {
-        let stranded = |r: &&Record| r.parked == Some(Parked::Own) && r.first + r.retry == 0;
-        self.by_id.values().filter(stranded).count()
+        let stranded = |r: &Record| r.parked == Some(Parked::Own) && r.first + r.retry == 0;
+        self.by_id.values().filter(|record| stranded(record)).count()
     }
 }
