@@ -74,6 +74,8 @@ impl Acceptor {
         };
         let mut config = builder.with_cert_resolver(Arc::new(identities.clone()));
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        // The suites of TLS 1.3 first, then AES-256, AES-128, ChaCha20: a client that lists a weaker one first gets ours.
+        config.ignore_client_order = true;
         config.ticketer = tickets()?;
         // Tickets do; a cache on this side would be one more thing that clients make grow.
         config.session_storage = Arc::new(NoServerSessionStorage {});
