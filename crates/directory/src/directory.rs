@@ -7,6 +7,7 @@ use store::TablesError;
 
 use crate::Unavailable;
 use crate::account::Account;
+use crate::admission::Admission;
 use crate::backend::Backend;
 use crate::dovecot::DovecotAccounts;
 use crate::exchange::{AuthFailure, ChannelFacts, Exchange, UnknownMechanism};
@@ -31,7 +32,7 @@ pub struct Prepared(Option<Arc<Inner>>);
 /// What is in force until the next configuration.
 pub(crate) struct Inner {
     pub(crate) metrics: Metrics,
-    backend: Backend,
+    pub(crate) backend: Backend,
     checks: Checks,
     secret: Secret,
     mechanisms: Option<Vec<Mechanism>>,
@@ -98,6 +99,12 @@ impl Directory {
         let (Some(inner), Ok(name)) = (self.current(), normalise(name)) else { return Ok(None) };
         let known = inner.backend.known(&name).await?;
         Ok(known.filter(|known| !known.disabled).map(|known| known.account))
+    }
+
+    /// Whether somebody who was let in would be let in again: the account as it is now, or why not. A password that LDAP or
+    /// Dovecot has judged cannot be asked for again; of LDAP, whether the entry is still there.
+    pub async fn still(&self, admission: &Admission) -> Result<Arc<Account>, AuthFailure> {
+        self.current().ok_or(AuthFailure::Credentials)?.still(admission).await
     }
 
     /// When the passwords of an account were last used; what was never used is not there.
@@ -177,11 +184,11 @@ impl Inner {
         name: &str,
         password: Password,
         facts: &ChannelFacts,
-    ) -> Result<Arc<Account>, AuthFailure> {
+    ) -> Result<Admission, AuthFailure> {
         if let Backend::Ldap(ldap) = &self.backend {
             let account = ldap.check(name, &password).await?.ok_or(AuthFailure::Credentials)?;
             self.note(&account, &Matched::Main, facts);
-            return Ok(account);
+            return Ok(Admission::elsewhere(account));
         }
         let record = self.record(name).await?;
         let credentials = record.as_ref().map(|record| Arc::clone(&record.credentials));
@@ -205,32 +212,33 @@ impl Inner {
     }
 
     /// The proof is right; whether the account may use it.
-    pub fn admit(&self, record: &Record, matched: &Matched, facts: &ChannelFacts) -> Result<Arc<Account>, AuthFailure> {
-        if record.disabled {
-            return Err(AuthFailure::Disabled);
-        }
-        if record.app_passwords_only && *matched == Matched::Main {
-            return Err(AuthFailure::MustUpgrade);
-        }
+    pub fn admit(&self, record: &Record, matched: &Matched, facts: &ChannelFacts) -> Result<Admission, AuthFailure> {
+        record.lets_in(matched)?;
         self.note(&record.account, matched, facts);
-        Ok(Arc::clone(&record.account))
+        Ok(Admission::by_password(record, matched))
     }
 
     /// The account of somebody who has proven without a password to be `name`; `any`: also if the backend does not know it.
-    pub async fn holder(&self, name: &str, any: bool, facts: &ChannelFacts) -> Result<Arc<Account>, AuthFailure> {
-        let account = match self.backend.known(name).await? {
-            Some(known) if known.disabled => return Err(AuthFailure::Disabled),
-            Some(known) => known.account,
-            None if any => Arc::new(Account::plain(name)),
-            None => return Err(AuthFailure::Credentials),
-        };
+    pub async fn holder(&self, name: &str, any: bool, facts: &ChannelFacts) -> Result<Admission, AuthFailure> {
+        let account = self.named(name, any).await?;
         self.note(&account, &Matched::Main, facts);
-        Ok(account)
+        Ok(Admission::by_name(account, any))
     }
 
     pub fn note(&self, account: &Account, matched: &Matched, facts: &ChannelFacts) {
         if let Some(uses) = &self.uses {
             uses.note(&account.name, matched, facts.peer.ip());
+        }
+    }
+}
+
+impl Record {
+    /// Whether somebody with this one of its passwords may come in.
+    pub fn lets_in(&self, matched: &Matched) -> Result<(), AuthFailure> {
+        match matched {
+            _ if self.disabled => Err(AuthFailure::Disabled),
+            Matched::Main if self.app_passwords_only => Err(AuthFailure::MustUpgrade),
+            _ => Ok(()),
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tracing::debug;
 
 use crate::account::Account;
+use crate::admission::Admission;
 use crate::directory::{Inner, Record};
 use crate::dovecot::{Conversation, Said};
 use crate::mechanisms::bearer::Bearer;
@@ -82,6 +83,9 @@ pub struct Exchange {
     facts: ChannelFacts,
     state: State,
     tried: Option<String>,
+    admission: Option<Admission>,
+    /// The client has been told why its token is not good.
+    refused: bool,
 }
 
 enum State {
@@ -107,24 +111,42 @@ struct ScramSide {
 
 impl Exchange {
     pub(crate) fn new(directory: Arc<Inner>, mechanism: Mechanism, facts: ChannelFacts) -> Self {
-        Self { directory, mechanism, facts, state: State::Start, tried: None }
+        Self { directory, mechanism, facts, state: State::Start, tried: None, admission: None, refused: false }
     }
 
     /// Takes the client's message: `None` for the first step if AUTH had no initial response, the decoded octets
     /// otherwise.
     pub async fn step(&mut self, input: Option<&[u8]>) -> Step {
+        let refused = self.refused;
         let step = match self.advance(input).await {
             Ok(step) => step,
             Err(failure) => Step::Failed(failure),
         };
         let result = match &step {
-            Step::Challenge(_) => return step,
+            Step::Challenge(_) if refused == self.refused => return step,
+            Step::Challenge(_) => AuthFailure::Credentials.word(),
             Step::Done { .. } => "ok",
             Step::Failed(failure) => failure.word(),
         };
-        self.state = State::Over;
-        self.directory.metrics.ended(self.mechanism.as_str(), result);
+        if !matches!(step, Step::Challenge(_)) {
+            self.state = State::Over;
+        }
+        // A refusal is counted when it is made, whether or not the client hears it out.
+        if !refused {
+            self.directory.metrics.ended(self.mechanism.as_str(), result);
+        }
         step
+    }
+
+    /// Whether the challenge that was given last says why the client is refused (RFC 7628 §3.2.3): whatever it answers, and
+    /// if it never does, it has failed.
+    pub fn is_refused(&self) -> bool {
+        self.refused
+    }
+
+    /// How the client came in, once it has.
+    pub fn admission(&self) -> Option<&Admission> {
+        self.admission.as_ref()
     }
 
     /// The account that the client named, known or not, as soon as it did: for logs and for who counts failures.
@@ -170,7 +192,8 @@ impl Exchange {
             }
             (State::LoginPassword, _) => {
                 let password = String::from_utf8(input.to_vec()).map_err(|_| AuthFailure::Malformed)?;
-                self.password(password).await
+                let admission = self.password(password).await?;
+                Ok(self.done(admission, None))
             }
             (State::Start, Mechanism::ScramSha256 | Mechanism::ScramSha256Plus) => self.scram_first(input).await,
             (State::ScramProof(challenge, side), _) => self.scram_proof(input, &challenge, side),
@@ -193,14 +216,23 @@ impl Exchange {
         match said {
             Said::Challenge(text) => {
                 self.state = State::Relayed(conversation);
+                // To a token there is nothing to be asked: such a challenge is a refusal.
+                self.refused = matches!(self.mechanism, Mechanism::OauthBearer | Mechanism::Xoauth2);
                 Step::Challenge(text)
             }
             Said::Ok { account, last } => {
                 self.tried = Some(account.name.clone());
                 self.directory.note(&account, &Matched::Main, &self.facts);
-                Step::Done { account, last }
+                self.done(Admission::elsewhere(account), last)
             }
         }
+    }
+
+    /// It is in.
+    fn done(&mut self, admission: Admission, last: Option<Vec<u8>>) -> Step {
+        let account = Arc::clone(&admission.account);
+        self.admission = Some(admission);
+        Step::Done { account, last }
     }
 
     /// Whom a client's first message names.
@@ -219,16 +251,15 @@ impl Exchange {
     async fn plain(&mut self, input: &[u8]) -> Result<Step, AuthFailure> {
         let Plain { authzid, authcid, password } = Plain::parse(input)?;
         self.tried = Some(normalise(&authcid).map_err(|_| AuthFailure::Credentials)?);
-        let step = self.password(password.as_str().to_owned()).await?;
+        let admission = self.password(password.as_str().to_owned()).await?;
         self.may_act_as(&authzid)?;
-        Ok(step)
+        Ok(self.done(admission, None))
     }
 
-    async fn password(&mut self, password: String) -> Result<Step, AuthFailure> {
+    async fn password(&mut self, password: String) -> Result<Admission, AuthFailure> {
         let name = self.tried.as_deref().ok_or(AuthFailure::Malformed)?;
         let password = Password::new(password).map_err(|_| AuthFailure::Credentials)?;
-        let account = self.directory.check_password(name, password, &self.facts).await?;
-        Ok(Step::Done { account, last: None })
+        self.directory.check_password(name, password, &self.facts).await
     }
 
     async fn scram_first(&mut self, input: &[u8]) -> Result<Step, AuthFailure> {
@@ -259,8 +290,8 @@ impl Exchange {
         // A decoy fits no proof; should it ever, there is still no account.
         let record = side.record.ok_or(AuthFailure::Credentials)?;
         self.may_act_as(&side.authzid)?;
-        let account = self.directory.admit(&record, &side.verifiers[at].0, &self.facts)?;
-        Ok(Step::Done { account, last: Some(last.into_bytes()) })
+        let admission = self.directory.admit(&record, &side.verifiers[at].0, &self.facts)?;
+        Ok(self.done(admission, Some(last.into_bytes())))
     }
 
     async fn bearer(&mut self, input: &[u8]) -> Result<Step, AuthFailure> {
@@ -280,18 +311,19 @@ impl Exchange {
         };
         // The client may say who it is only as the token does.
         let proven = named.filter(|named| name.is_empty() || Some(named) == self.tried.as_ref());
-        let account = match &proven {
+        let admission = match &proven {
             Some(named) => self.directory.holder(named, oauth.any_account(), &self.facts).await,
             None => Err(AuthFailure::Credentials),
         };
         if proven.is_some() {
             self.tried = proven;
         }
-        match account {
-            Ok(account) => Ok(Step::Done { account, last: None }),
+        let refusal = oauth.refusal(self.mechanism);
+        match admission {
+            Ok(admission) => Ok(self.done(admission, None)),
             Err(AuthFailure::Credentials) => {
-                let refusal = oauth.refusal(self.mechanism);
                 self.state = State::Refused;
+                self.refused = true;
                 Ok(Step::Challenge(refusal))
             }
             Err(failure) => Err(failure),
@@ -305,8 +337,8 @@ impl Exchange {
         let name = normalise(&certificate.account).map_err(|_| AuthFailure::Credentials)?;
         self.tried = Some(name.clone());
         self.may_act_as(&authzid)?;
-        let account = self.directory.holder(&name, false, &self.facts).await?;
-        Ok(Step::Done { account, last: None })
+        let admission = self.directory.holder(&name, false, &self.facts).await?;
+        Ok(self.done(admission, None))
     }
 
     /// Nobody acts as somebody else.

@@ -15,7 +15,7 @@ use ldap3::{
 };
 use rustls::ClientConfig;
 use tokio::sync::Semaphore;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use crate::Unavailable;
 use crate::account::Account;
@@ -112,6 +112,11 @@ impl LdapAccounts {
             }
         })
         .await
+    }
+
+    /// Whether an entry can be found by somebody who does not have its password.
+    pub fn finds_without_password(&self) -> bool {
+        matches!(self.settings.find, LdapFind::Search { .. }) || self.settings.bind.is_some()
     }
 
     /// The account of that name.
@@ -226,12 +231,16 @@ impl LdapAccounts {
     async fn bind(&self, dn: &str, password: &Password) -> Result<Option<Ldap>, ProtocolError> {
         let mut ldap = self.connect().await?;
         let result = ldap.with_timeout(self.settings.timeout).simple_bind(dn, password.as_typed()).await?;
-        match result.rc {
-            0 => Ok(Some(ldap)),
-            // constraintViolation, noSuchObject, invalidDNSyntax, inappropriateAuthentication, invalidCredentials,
-            // insufficientAccessRights, unwillingToPerform: the server is well and says no.
-            19 | 32 | 34 | 48 | 49 | 50 | 53 => Ok(None),
-            _ => Err(ProtocolError::from(result)),
+        match said_of_password(result.rc) {
+            Some(true) => Ok(Some(ldap)),
+            Some(false) => {
+                // Such as that the account is locked. It is for the operator: clients learn nothing by it.
+                if !result.text.is_empty() {
+                    info!(dn, code = result.rc, reason = result.text, "the LDAP server refused a login");
+                }
+                Ok(None)
+            }
+            None => Err(ProtocolError::from(result)),
         }
     }
 
@@ -247,6 +256,20 @@ impl LdapAccounts {
             }
         });
         Ok(ldap)
+    }
+}
+
+/// Whether a password is right by the code that a bind is answered with (RFC 4511 appendix A); nothing if that says nothing
+/// about the password.
+fn said_of_password(code: u32) -> Option<bool> {
+    match code {
+        0 => Some(true),
+        // noSuchObject, invalidDNSyntax, inappropriateAuthentication, invalidCredentials, insufficientAccessRights: the server
+        // is well and says no. constraintViolation is how 389 Directory Server locks an entry after too many wrong passwords:
+        // a guess like the others, and told as one, for who does not exist is never locked.
+        19 | 32 | 34 | 48 | 49 | 50 => Some(false),
+        // Among them unwillingToPerform: the server, or for this entry its operator, wants no bind; the password may be right.
+        _ => None,
     }
 }
 
@@ -283,6 +306,18 @@ impl fmt::Debug for LdapAccounts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_is_said_of_a_password_counts_against_it() {
+        assert_eq!(said_of_password(0), Some(true));
+        for (meaning, code) in [("invalidCredentials", 49), ("noSuchObject", 32), ("constraintViolation", 19)] {
+            assert_eq!(said_of_password(code), Some(false), "{meaning}");
+        }
+        for (meaning, code) in [("busy", 51), ("unavailable", 52), ("unwillingToPerform", 53), ("confidentiality", 13)]
+        {
+            assert_eq!(said_of_password(code), None, "{meaning}");
+        }
+    }
 
     #[test]
     fn names_cannot_change_filters_or_entries() {

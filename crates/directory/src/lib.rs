@@ -14,6 +14,7 @@
 #![forbid(unsafe_code)]
 
 mod account;
+mod admission;
 mod backend;
 mod directory;
 mod dovecot;
@@ -32,6 +33,7 @@ mod trust;
 mod uses;
 
 pub use account::{Account, AccountLimits};
+pub use admission::Admission;
 pub use directory::{Directory, Prepared};
 pub use dovecot::DovecotSettings;
 pub use exchange::{AuthFailure, CertificateAccount, ChannelFacts, Exchange, Step, UnknownMechanism};
@@ -50,3 +52,14 @@ pub use uses::{LastUse, Uses};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Unavailable(pub String);
+
+/// An error with its causes: alone, many tell nothing.
+fn with_causes(error: impl std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(&format!(": {inner}"));
+        cause = inner.source();
+    }
+    text
+}

@@ -6,8 +6,8 @@ use aws_lc_rs::{digest, hmac, pbkdf2};
 use base64::prelude::{BASE64_STANDARD, Engine};
 use directory::file::AccountsFile;
 use directory::{
-    AuthFailure, BackendSettings, CertificateAccount, ChannelFacts, Directory, Exchange, Metrics, Password, Secret,
-    SendAs, Settings, Step, Uses,
+    Admission, AuthFailure, BackendSettings, CertificateAccount, ChannelFacts, Directory, Exchange, Metrics, Password,
+    Secret, SendAs, Settings, Step, Uses,
 };
 use mail::{SystemClock, Timestamp};
 use rsasl::prelude::{Mechname, SASLClient, SASLConfig, Session};
@@ -87,6 +87,50 @@ async fn plain_lets_in_who_knows_the_password() {
     ] {
         assert_eq!(name(plain(&house.directory, message).await), result, "{message:?}");
     }
+}
+
+/// Logs in by PLAIN and stays.
+async fn come_in(house: &House, password: &str) -> Admission {
+    let mut exchange = house.directory.begin("PLAIN", facts()).unwrap();
+    let message = format!("\0joe@example.org\0{password}");
+    assert!(matches!(exchange.step(Some(message.as_bytes())).await, Step::Done { .. }));
+    exchange.admission().cloned().unwrap()
+}
+
+#[tokio::test]
+async fn who_is_in_stays_for_as_long_as_the_same_proof_would_let_him_in() {
+    let house = house();
+    let (main, phone) = (come_in(&house, "pencil").await, come_in(&house, house.phone.reveal()).await);
+    let account = house.directory.account("joe@example.org").await.unwrap().unwrap();
+    let certificate = Admission::by_certificate(account);
+    let change = |change: &dyn Fn(&mut AccountsFile)| {
+        let mut file = AccountsFile::open(&house.path).unwrap();
+        change(&mut file);
+        file.save(None).unwrap();
+    };
+    let still = async || {
+        let mut words = Vec::new();
+        for admission in [&main, &phone, &certificate] {
+            words.push(house.directory.still(admission).await.map_or_else(|failure| failure.word(), |_| "in"));
+        }
+        words.join(" ")
+    };
+    assert_eq!(still().await, "in in in");
+    change(&|file| drop(file.add_app_password("joe@example.org", "laptop", NOW).unwrap()));
+    assert_eq!(still().await, "in in in", "another password changes nothing for these");
+    change(&|file| file.change("joe@example.org").unwrap().app_passwords_only = true);
+    assert_eq!(still().await, "must_upgrade in in");
+    change(&|file| file.change("joe@example.org").unwrap().app_passwords_only = false);
+    change(&|file| file.set_password("joe@example.org", &Password::new("new pencil").unwrap()).unwrap());
+    assert_eq!(still().await, "credentials in in");
+    change(&|file| file.remove_app_password("joe@example.org", "phone").unwrap());
+    assert_eq!(still().await, "credentials credentials in");
+    change(&|file| file.set_disabled("joe@example.org", true).unwrap());
+    assert_eq!(still().await, "disabled disabled disabled");
+    change(&|file| file.remove("joe@example.org").unwrap());
+    assert_eq!(still().await, "credentials credentials credentials");
+    house.directory.configure(None).unwrap();
+    assert_eq!(still().await, "credentials credentials credentials");
 }
 
 #[tokio::test]

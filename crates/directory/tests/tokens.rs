@@ -114,6 +114,8 @@ impl House {
             }
             Step::Failed(failure) => Err(failure),
             Step::Challenge(why) => {
+                // That is known whether or not the client answers.
+                assert!(exchange.is_refused());
                 let why: Value = serde_json::from_slice(&why).unwrap();
                 let wanted = if mechanism == "XOAUTH2" { "401" } else { "invalid_token" };
                 assert_eq!(why["status"], wanted);

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use ::tls::Grant;
 use bytes::{Buf, BytesMut};
 use mail::{EnhancedCode, MessageId, Recipient, Reply};
-use smtp::server::{Answer, Begin, CloseReason, Event, Finished, Peer, Refusal, Session};
+use smtp::server::{Answer, Begin, CloseReason, Event, Finished, Peer, Refusal, Session, Source};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -49,10 +49,10 @@ pub(crate) struct Connection<S> {
 /// Serves a connection until it is over.
 pub(crate) async fn run<S: Stream>(mut connection: Connection<S>) {
     let _open = Open::new(connection.shared.metrics.clone(), connection.peer);
-    let mut input = Input::default();
+    let (mut input, mut source) = (Input::default(), Source::Connection);
     if connection.gate.listener.proxy_from.contains(connection.peer.ip()) {
         match connection.proxy_header(&mut input).await {
-            Ok(header) => connection.proxied(header),
+            Ok(header) => source = connection.proxied(header),
             Err(reason) => return connection.turn_away(&no_proxy(reason)),
         }
         if let Err(turned) = connection.shared.let_in(&connection.gate, connection.peer.ip(), &mut connection.place) {
@@ -62,7 +62,7 @@ pub(crate) async fn run<S: Stream>(mut connection: Connection<S>) {
     if connection.gate.is_implicit() && !connection.secure(&mut input).await {
         return;
     }
-    Driver::new(connection, input).run().await;
+    Driver::new(connection, input, source).run().await;
 }
 
 /// Counts a session while it is open, and one that panics.
@@ -107,11 +107,16 @@ impl<S: Stream> Connection<S> {
         timeout(self.gate.listener.proxy_time, reading).await.unwrap_or(Err("proxy_time"))
     }
 
-    fn proxied(&mut self, header: Header) {
-        if let Header::Proxied { client, server } = header {
-            tracing::debug!(proxy = %self.peer, peer = %client, "connection by a proxy");
-            self.peer = canonical(client);
-            self.local = server;
+    fn proxied(&mut self, header: Header) -> Source {
+        match header {
+            Header::Proxied { client, server } => {
+                tracing::debug!(proxy = %self.peer, peer = %client, "connection by a proxy");
+                self.peer = canonical(client);
+                self.local = server;
+                Source::Connection
+            }
+            // A health check, or a client that the proxy knows nothing of: it has no rights by the proxy's address.
+            Header::Own => Source::Unknown,
         }
     }
 
@@ -187,10 +192,10 @@ enum Woken {
 }
 
 impl<S: Stream> Driver<S> {
-    fn new(connection: Connection<S>, input: Input) -> Self {
+    fn new(connection: Connection<S>, input: Input, source: Source) -> Self {
         let Connection { shared, gate, place, stream, peer, local } = connection;
         tracing::debug!(listener = gate.listener.name, %peer, "connected");
-        let mut who = Peer::new(peer, local);
+        let mut who = Peer { source, ..Peer::new(peer, local) };
         who.may_xclient = gate.listener.xclient_from.contains(peer.ip());
         let session = Session::new(gate.session.clone(), who, shared.clock.instant());
         let stage = shared.stage.subscribe();
@@ -374,8 +379,11 @@ impl<S: Stream> Driver<S> {
     /// Relay control.
     fn relayed(&self, recipient: &Recipient) -> Answer {
         let peer = self.peer();
-        let known = self.grant.relay || self.login.account().is_some();
-        let client = if known { Client::Trusted } else { self.gate.standing(peer.ip()) };
+        let client = match self.session.peer().source {
+            _ if self.grant.relay || self.login.account().is_some() => Client::Trusted,
+            Source::Unknown => Client::Stranger,
+            Source::Connection | Source::Told => self.gate.standing(peer.ip()),
+        };
         let verdict = self.gate.listener.relay.judge(client, &recipient.path);
         let Some(reply) = verdict.refusal(peer.ip()) else { return Answer::Accept };
         let reason = if verdict == Verdict::HiddenRoute { "hidden_route" } else { "relay_denied" };

@@ -11,6 +11,7 @@ use tracing::{info, warn};
 use url::{Host, Url};
 
 use super::TokenError;
+use crate::with_causes;
 
 /// The largest set, in octets.
 const MOST_OCTETS: usize = 1 << 20;
@@ -147,7 +148,7 @@ impl Keys {
                     fs::File::open(&path)?.take(MOST_OCTETS as u64 + 1).read_to_end(&mut octets)?;
                     Ok(octets)
                 };
-                tokio::task::spawn_blocking(read).await.map_err(text)?.map_err(text)?
+                tokio::task::spawn_blocking(read).await.map_err(with_causes)?.map_err(with_causes)?
             }
             KeySource::Url(url) => self.download(url).await?,
         };
@@ -162,12 +163,12 @@ impl Keys {
     }
 
     async fn download(&self, url: &Url) -> Result<Vec<u8>, String> {
-        let mut response = self.client.get(url.clone()).send().await.map_err(text)?;
+        let mut response = self.client.get(url.clone()).send().await.map_err(with_causes)?;
         if response.status() != reqwest::StatusCode::OK {
             return Err(format!("{url} answers {}", response.status()));
         }
         let mut octets = Vec::new();
-        while let Some(piece) = response.chunk().await.map_err(text)? {
+        while let Some(piece) = response.chunk().await.map_err(with_causes)? {
             octets.extend_from_slice(&piece);
             if octets.len() > MOST_OCTETS {
                 break;
@@ -187,17 +188,6 @@ fn is_loopback(url: &Url) -> bool {
         Some(Host::Ipv6(address)) => address.is_loopback(),
         _ => false,
     }
-}
-
-/// An error with its causes: the causes tell more.
-fn text(error: impl std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(&format!(": {inner}"));
-        cause = inner.source();
-    }
-    text
 }
 
 #[cfg(test)]

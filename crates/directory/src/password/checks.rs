@@ -55,15 +55,28 @@ impl Credentials {
     /// Puts them together; an account without a hash is recognised by its verifier.
     pub fn new(hash: Option<Hash>, verifier: Option<Verifier>, extras: Vec<Extra>) -> Self {
         let hash = hash.or_else(|| verifier.clone().map(|verifier| Hash::Scram(Box::new(verifier))));
-        let mut text = String::new();
-        for part in [hash.as_ref().map(Hash::to_text), verifier.as_ref().map(Verifier::to_text)] {
-            text.push_str(&part.unwrap_or_default());
-            text.push('\n');
-        }
-        for extra in &extras {
+        let mut made = Self { hash, verifier, extras, fingerprint: [0; 32] };
+        let mut text = made.text_of_main();
+        for extra in &made.extras {
             text.push_str(&format!("{}\n{}\n", extra.name, extra.verifier.to_text()));
         }
-        Self { fingerprint: sha256(text.as_bytes()), hash, verifier, extras }
+        made.fingerprint = sha256(text.as_bytes());
+        made
+    }
+
+    /// What one of its passwords is recognised by, digested; nothing if there is no such password any more.
+    pub fn recogniser(&self, matched: &Matched) -> Option<[u8; 32]> {
+        let text = match matched {
+            Matched::Main if self.hash.is_none() && self.verifier.is_none() => None,
+            Matched::Main => Some(self.text_of_main()),
+            Matched::Extra(name) => self.extras.iter().find(|one| one.name == *name).map(|one| one.verifier.to_text()),
+        };
+        text.map(|text| sha256(text.as_bytes()))
+    }
+
+    fn text_of_main(&self) -> String {
+        let parts = [self.hash.as_ref().map(Hash::to_text), self.verifier.as_ref().map(Verifier::to_text)];
+        parts.map(|part| part.unwrap_or_default() + "\n").concat()
     }
 
     /// The verifiers that one SCRAM exchange can be held against, with whose they are: those that share the first one's

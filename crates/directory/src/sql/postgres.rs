@@ -10,7 +10,7 @@ use tokio_postgres::{Config, Row as Found};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{Row, SqlError, is_true, listed};
-use crate::trust;
+use crate::{trust, with_causes};
 
 /// Connections.
 const MOST: usize = 4;
@@ -62,10 +62,10 @@ impl Postgres {
     }
 
     async fn ask(&self, name: &str) -> Result<Option<Row>, String> {
-        let client = self.pool.get().await.map_err(text)?;
-        let statement = client.prepare_cached(&self.query).await.map_err(text)?;
-        let found = client.query_opt(&statement, &[&name]).await.map_err(text)?;
-        found.map(|found| read(&found)).transpose().map_err(text)
+        let client = self.pool.get().await.map_err(with_causes)?;
+        let statement = client.prepare_cached(&self.query).await.map_err(with_causes)?;
+        let found = client.query_opt(&statement, &[&name]).await.map_err(with_causes)?;
+        found.map(|found| read(&found)).transpose().map_err(with_causes)
     }
 }
 
@@ -101,15 +101,4 @@ fn is_local(host: &Host) -> bool {
         Host::Unix(_) => true,
         Host::Tcp(name) => name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback()),
     }
-}
-
-/// An error with its causes: `db error` alone tells nothing.
-fn text(error: impl std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(&format!(": {inner}"));
-        cause = inner.source();
-    }
-    text
 }

@@ -47,6 +47,17 @@ pub struct Ban {
     pub reason: String,
 }
 
+/// Who failed to log in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Guesser {
+    /// Somebody at this address.
+    At(IpAddr),
+    /// Somebody who is neither delayed nor banned.
+    Spared,
+    /// Somebody behind the gateway at this address: delayed like its other clients, never banned with all of them.
+    Behind(IpAddr),
+}
+
 /// What a failed AUTH leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Consequence {
@@ -112,20 +123,19 @@ impl Bans {
         found.find(|ban| ban.lasts(now)).cloned()
     }
 
-    /// Counts a failed AUTH. `spared` addresses are neither delayed nor banned; the account's level counts all the same.
+    /// Counts a failed AUTH. Also those of the spared raise the level of the account, by which others are delayed.
     pub(crate) async fn failed(
         &self,
         settings: &BanSettings,
-        address: IpAddr,
+        guesser: Guesser,
         account: Option<&str>,
-        spared: bool,
         now: Timestamp,
     ) -> Result<Consequence, TablesError> {
-        let network = culprit(address);
         let of_address = async {
-            match spared {
-                true => Ok(0),
-                false => self.raise(&format!("address:{network}"), settings, now).await,
+            match guesser {
+                Guesser::Spared => Ok(0),
+                Guesser::At(address) => self.raise(&address_key(culprit(address)), settings, now).await,
+                Guesser::Behind(gateway) => self.raise(&format!("behind:{}", culprit(gateway)), settings, now).await,
             }
         };
         let of_account = async {
@@ -135,10 +145,18 @@ impl Bans {
             }
         };
         let (of_address, of_account) = futures_util::future::try_join(of_address, of_account).await?;
-        let delay = settings.delay(of_address.max(of_account));
-        let banned = settings.enabled && !spared && of_address >= settings.failures;
-        let ban = if banned { Some(self.ban(network, settings, now).await?) } else { None };
-        Ok(Consequence { delay, ban: ban.map(|ban| (network, ban)) })
+        let delay = match guesser {
+            Guesser::Spared => Duration::ZERO,
+            Guesser::At(_) | Guesser::Behind(_) => settings.delay(of_address.max(of_account)),
+        };
+        let ban = match guesser {
+            Guesser::At(address) if settings.enabled && of_address >= settings.failures => {
+                let network = culprit(address);
+                Some((network, self.ban(network, settings, now).await?))
+            }
+            _ => None,
+        };
+        Ok(Consequence { delay, ban })
     }
 
     /// Bans by hand, in place of what ban there is.
@@ -150,7 +168,7 @@ impl Bans {
 
     /// Ends a ban, and forgets how often there was one; whether there was any.
     pub(crate) async fn lift(&self, network: Network, now: Timestamp) -> Result<bool, TablesError> {
-        self.tables.remove(Table::AuthFailures, &format!("address:{network}")).await?;
+        self.tables.remove(Table::AuthFailures, &address_key(network)).await?;
         let known = self.tables.get(Table::Bans, &network.to_string(), now).await?;
         let lasts = known.and_then(|value| decode(&value)).is_some_and(|ban| ban.lasts(now));
         self.tables.remove(Table::Bans, &network.to_string()).await?;
@@ -193,7 +211,7 @@ impl Bans {
             Some((write(&ban), expires))
         };
         let value = self.tables.update(Table::Bans, &key, now, ban).await?;
-        self.tables.remove(Table::AuthFailures, &format!("address:{key}")).await?;
+        self.tables.remove(Table::AuthFailures, &address_key(network)).await?;
         let Some(ban) = value.and_then(|value| decode(&value)) else { return Err(TablesError::NotMade) };
         self.put_in_force(network, ban.clone(), now);
         Ok(ban)
@@ -267,6 +285,10 @@ impl Ban {
             _ => Reply::new(554, EnhancedCode::new(5, 7, 1), format!("{address} is refused here")),
         }
     }
+}
+
+fn address_key(network: Network) -> String {
+    format!("address:{network}")
 }
 
 fn account_key(account: &str) -> String {

@@ -17,7 +17,7 @@ async fn open(tables: &Tables, now: Timestamp) -> Bans {
 }
 
 async fn fail(bans: &Bans, address: &str, account: &str, now: Timestamp) -> Consequence {
-    bans.failed(&settings(), ip(address), Some(account), false, now).await.unwrap()
+    bans.failed(&settings(), Guesser::At(ip(address)), Some(account), now).await.unwrap()
 }
 
 #[tokio::test]
@@ -95,16 +95,31 @@ async fn an_attacked_account_slows_the_attackers_and_bans_nobody() {
 }
 
 #[tokio::test]
-async fn who_is_spared_is_never_banned() {
+async fn who_is_spared_is_never_banned_nor_delayed() {
     let bans = open(&Tables::in_memory(), at(0)).await;
     for _ in 0..40 {
-        let consequence = bans.failed(&settings(), ip("192.0.2.1"), None, true, at(0)).await.unwrap();
+        let consequence = bans.failed(&settings(), Guesser::Spared, Some("anna"), at(0)).await.unwrap();
         assert_eq!(consequence, Consequence { delay: Duration::ZERO, ban: None });
     }
+    // Others wait for what was tried with this account.
+    assert_eq!(fail(&bans, "192.0.2.1", "anna", at(0)).await.delay, settings().delay_most);
     let off = BanSettings { enabled: false, ..settings() };
     for _ in 0..40 {
-        assert_eq!(bans.failed(&off, ip("192.0.2.2"), None, false, at(0)).await.unwrap().ban, None);
+        assert_eq!(bans.failed(&off, Guesser::At(ip("192.0.2.2")), None, at(0)).await.unwrap().ban, None);
     }
+}
+
+#[tokio::test]
+async fn a_gateway_is_not_banned_for_clients_whose_address_it_does_not_know() {
+    let bans = open(&Tables::in_memory(), at(0)).await;
+    let mut delays = Vec::new();
+    for _ in 0..8 {
+        let consequence = bans.failed(&settings(), Guesser::Behind(ip("192.0.2.1")), None, at(0)).await.unwrap();
+        assert_eq!(consequence.ban, None);
+        delays.push(consequence.delay.as_secs());
+    }
+    assert_eq!(delays, [1, 2, 4, 8, 16, 20, 20, 20]);
+    assert_eq!(fail(&bans, "192.0.2.1", "anna", at(0)).await.delay.as_secs(), 1, "itself has done nothing");
 }
 
 #[tokio::test]

@@ -4,20 +4,22 @@
 //! yes never is.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use directory::{Account, AuthFailure, CertificateAccount, ChannelFacts, Exchange, Step};
+use directory::{Account, Admission, AuthFailure, CertificateAccount, ChannelFacts, Exchange, Step};
 use mail::{EnhancedCode, Event, Reply};
-use smtp::server::Answer;
+use smtp::server::{Answer, Source};
 
 use super::Driver;
-use crate::bans::Consequence;
+use crate::bans::{Consequence, Guesser};
 use crate::reception::Stage;
 use crate::stream::Stream;
 use crate::tls::SecureStream;
 
 /// Failed exchanges of one session; at this number: 421 4.7.0.
 const MOST_FAILURES: u32 = 5;
+/// How often the directory is asked, at most, whether an account still would be let in.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
 
 /// Who the client is, and how it came to be known.
 #[derive(Default)]
@@ -25,15 +27,22 @@ pub(super) struct Login {
     /// Boxed, so that idle connections do not pay for its size.
     exchange: Option<Box<Exchange>>,
     /// Who it will be once the session has said so.
-    proven: Option<Arc<Account>>,
-    account: Option<Arc<Account>>,
+    proven: Option<Admission>,
+    known: Option<Known>,
     failures: u32,
+}
+
+/// Somebody who is in.
+struct Known {
+    admission: Admission,
+    /// When the directory said so last.
+    asked: Instant,
 }
 
 impl Login {
     /// The account of the client.
     pub(super) fn account(&self) -> Option<&Arc<Account>> {
-        self.account.as_ref()
+        self.known.as_ref().map(|known| &known.admission.account)
     }
 
     /// Nobody is known any more: the line is a new one, or another client's.
@@ -61,7 +70,7 @@ impl<S: Stream> Driver<S> {
         match self.shared.directory.account(&name).await {
             Ok(Some(account)) => {
                 self.session.set_account(account.name.clone());
-                self.told_who(account, "certificate");
+                self.told_who(Admission::by_certificate(account), "certificate");
             }
             Ok(None) => {
                 tracing::warn!(account = name, "a client's certificate stands for an account that there is not")
@@ -101,14 +110,24 @@ impl<S: Stream> Driver<S> {
         };
         // Boxed, as everything that is rare.
         match Box::pin(exchange.step(input)).await {
+            // Counted now: whether it hears the refusal out is up to the client.
+            Step::Challenge(challenge) if exchange.is_refused() => {
+                match Box::pin(self.count_failure(&exchange, &AuthFailure::Credentials)).await {
+                    Some(last) => Answer::Reply(last),
+                    None => {
+                        self.login.exchange = Some(exchange);
+                        Answer::Challenge(challenge)
+                    }
+                }
+            }
             Step::Challenge(challenge) => {
                 self.login.exchange = Some(exchange);
                 Answer::Challenge(challenge)
             }
             Step::Done { account, last } => {
                 let name = account.name.clone();
+                self.login.proven = exchange.admission().cloned();
                 self.login.exchange = Some(exchange);
-                self.login.proven = Some(account);
                 Answer::Authenticated { account: name, last }
             }
             Step::Failed(failure) => Answer::Reply(Box::pin(self.auth_failed(&exchange, failure)).await),
@@ -118,35 +137,75 @@ impl<S: Stream> Driver<S> {
     /// The session has told the client that it is in.
     pub(super) fn authenticated(&mut self) {
         let mechanism = self.login.exchange.take().map_or("", |exchange| exchange.mechanism().as_str());
-        if let Some(account) = self.login.proven.take() {
-            self.told_who(account, mechanism);
+        if let Some(admission) = self.login.proven.take() {
+            self.told_who(admission, mechanism);
         }
     }
 
-    fn told_who(&mut self, account: Arc<Account>, mechanism: &str) {
+    fn told_who(&mut self, admission: Admission, mechanism: &str) {
         let (listener, address) = (&self.gate.listener.name, self.peer().ip());
         let tls = self.session.tls().map(tracing::field::display);
-        tracing::info!(listener, %address, account = account.name, mechanism, tls, "logged in");
-        self.login.account = Some(account);
+        let account = &admission.account.name;
+        tracing::info!(listener, %address, account, mechanism, tls, "logged in");
+        self.login.known = Some(Known { admission, asked: self.now() });
+    }
+
+    /// Whether the client's account still would be let in, by the rules of today; if not, the reply that ends the session:
+    /// RFC 4954 §4 allows no second AUTH in it. What cannot be found out changes nothing for who is in.
+    pub(super) async fn ask_again(&mut self) -> Option<Reply> {
+        let now = self.now();
+        let known =
+            self.login.known.as_mut().filter(|known| now.saturating_duration_since(known.asked) >= ASK_AGAIN)?;
+        known.asked = now;
+        let failure = match self.shared.directory.still(&known.admission).await {
+            Ok(account) => {
+                known.admission.account = account;
+                return None;
+            }
+            Err(failure) => failure,
+        };
+        let (listener, address, account) =
+            (&self.gate.listener.name, self.session.peer().address.ip(), &known.admission.account.name);
+        if let AuthFailure::Unavailable(error) = &failure {
+            tracing::warn!(listener, %address, account, error, "whether an account is still good cannot be found out");
+            return None;
+        }
+        tracing::info!(listener, %address, account, reason = failure.word(), "login ended");
+        Some(reply(421, 4, 7, 0, &format!("{account} must log in again")))
     }
 
     /// Says no, after a while, and perhaps to the address as a whole.
     async fn auth_failed(&mut self, exchange: &Exchange, failure: AuthFailure) -> Reply {
-        let (listener, address) = (self.gate.listener.name.clone(), self.peer().ip());
-        let (account, mechanism) = (exchange.tried(), exchange.mechanism().as_str());
         if let AuthFailure::Unavailable(error) = &failure {
+            let (listener, address) = (&self.gate.listener.name, self.peer().ip());
+            let (account, mechanism) = (exchange.tried(), exchange.mechanism().as_str());
             tracing::warn!(listener, %address, account, mechanism, error, "nobody can be let in now");
             return refusal(&failure);
         }
+        if exchange.is_refused() {
+            // It was counted when it was told why.
+            return refusal(&failure);
+        }
+        self.count_failure(exchange, &failure).await.unwrap_or_else(|| refusal(&failure))
+    }
+
+    /// Counts a failed exchange and waits; the reply that ends the session if this was one too many.
+    async fn count_failure(&mut self, exchange: &Exchange, failure: &AuthFailure) -> Option<Reply> {
+        let (listener, address) = (self.gate.listener.name.clone(), self.peer().ip());
+        let (account, mechanism) = (exchange.tried(), exchange.mechanism().as_str());
         tracing::info!(listener, %address, account, mechanism, reason = failure.word(), "auth failed");
         self.login.failures += 1;
         if !matches!(failure, AuthFailure::Credentials | AuthFailure::Malformed) {
-            return refusal(&failure);
+            return None;
         }
         let settings = &self.gate.bans;
-        let spared = settings.spared.contains(address);
+        let guesser = match self.session.peer().source {
+            Source::Unknown => Guesser::Behind(address),
+            _ if settings.spared.contains(address) => Guesser::Spared,
+            _ => Guesser::At(address),
+        };
         let now = self.shared.clock.now();
-        let consequence = self.shared.books().bans.failed(settings, address, account, spared, now).await;
+        let consequence = self.shared.books().bans.failed(settings, guesser, account, now).await;
         let Consequence { delay, ban } = consequence.unwrap_or_else(|error| {
             tracing::error!(%error, "failed logins cannot be counted");
             Consequence { delay: settings.delay_most, ban: None }
@@ -161,9 +220,9 @@ impl<S: Stream> Driver<S> {
         }
         self.wait_unless_ended(delay).await;
         match ban {
-            Some((_, ban)) => ban.reply(address),
-            None if self.login.failures >= MOST_FAILURES => reply(421, 4, 7, 0, "too many failed logins"),
-            None => refusal(&failure),
+            Some((_, ban)) => Some(ban.reply(address)),
+            None if self.login.failures >= MOST_FAILURES => Some(reply(421, 4, 7, 0, "too many failed logins")),
+            None => None,
         }
     }
 

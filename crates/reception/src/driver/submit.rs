@@ -13,6 +13,9 @@ use crate::submission::{Counted, Scrutiny, Sent, over_limit};
 impl<S: Stream> Driver<S> {
     /// May mail with this sender come in?
     pub(super) async fn sender(&mut self, sender: &Sender) -> Answer {
+        if let Some(reply) = Box::pin(self.ask_again()).await {
+            return Answer::Reply(reply);
+        }
         let Some(account) = self.login.account().cloned() else { return Answer::Accept };
         if let Some(reply) = self.gate.submission.judge_sender(&account, &sender.path) {
             let reason = if sender.path.mailbox().is_some() { "send_as" } else { "null_sender" };

@@ -104,6 +104,37 @@ async fn clients_behind_a_proxy_are_judged_by_their_own_address() {
 }
 
 #[tokio::test]
+async fn a_client_that_the_gateway_does_not_know_has_none_of_its_rights() {
+    let mut settings = behind_a_proxy();
+    settings.listeners[0].relay.networks = ["127.0.0.0/8".parse().unwrap()].into_iter().collect();
+    let proxied = Server::start(settings.clone());
+    settings.listeners[0].proxy_from = reception::Networks::default();
+    settings.listeners[0].xclient_from = ["127.0.0.1".parse().unwrap()].into_iter().collect();
+    let told = Server::start(settings);
+    let local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0".to_vec();
+    for header in [b"PROXY UNKNOWN\r\n".to_vec(), local] {
+        let mut client = proxied.connect().await;
+        client.say(header).await;
+        let mut client = client.greeted().await;
+        client.ask("MAIL FROM:<a@b.example>", "250 ").await;
+        client.ask("RCPT TO:<a@elsewhere.example>", "550 5.7.1 ").await;
+        client.ask("RCPT TO:<a@example.org>", "250 ").await;
+    }
+    for (attributes, expected) in [
+        ("ADDR=[UNAVAILABLE]", "550 5.7.1 "),
+        ("NAME=behind.example", "550 5.7.1 "),
+        ("ADDR=203.0.113.5", "550 5.7.1 "),
+        ("ADDR=127.0.0.9", "250 "),
+    ] {
+        let mut client = told.connect().await.greeted().await;
+        client.ask(&format!("XCLIENT {attributes}"), "220 ").await;
+        client.ask("EHLO behind.example", "250-").await;
+        client.ask("MAIL FROM:<a@b.example>", "250 ").await;
+        client.ask("RCPT TO:<a@elsewhere.example>", expected).await;
+    }
+}
+
+#[tokio::test]
 async fn xclient_is_for_listed_peers() {
     let mut settings = settings();
     settings.listeners[0].xclient_from = ["127.0.0.1".parse().unwrap()].into_iter().collect();

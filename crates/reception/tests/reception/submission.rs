@@ -1,5 +1,6 @@
 //! What accounts may do: log in, send as themselves, as much as they use to; and what becomes of those who guess.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,8 +19,12 @@ use crate::testing::{Client, Server, settings as plain_settings};
 
 /// `anna@example.org` and `bot`, which may send as everybody at `lists.example.org`; both with the password `pencil`.
 fn accounts() -> Directory {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("accounts.toml");
+    accounts_in(tempfile::tempdir().unwrap().path())
+}
+
+/// The same, in a file that can still be changed.
+fn accounts_in(folder: &Path) -> Directory {
+    let path = folder.join("accounts.toml");
     let (now, password) = (SystemClock.now(), Password::new("pencil").unwrap());
     let mut file = AccountsFile::open(&path).unwrap();
     file.add("anna@example.org", None, Some(&password), now).unwrap();
@@ -292,6 +297,31 @@ async fn a_session_has_five_guesses_and_the_spared_are_never_banned() {
         client.ask(&plain("anna@example.org", "wrong"), "421 4.7.0 ").await;
     }
     logged_in(&server, "anna@example.org").await;
+}
+
+#[tokio::test]
+async fn an_account_that_is_shut_out_ends_its_open_sessions_and_one_that_changes_keeps_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::start_with(settings(), accounts_in(folder.path()));
+    let (mut bot, mut anna) = (logged_in(&server, "bot").await, logged_in(&server, "anna@example.org").await);
+    anna.ask("MAIL FROM:<anna@example.org>\r\n", "250 ").await;
+    bot.ask("MAIL FROM:<a@new.example.org>\r\n", "550 5.7.1 ").await;
+    let mut file = AccountsFile::open(&folder.path().join("accounts.toml")).unwrap();
+    file.set_disabled("anna@example.org", true).unwrap();
+    file.change("bot").unwrap().send_as = Some(SendAs::parse(["*@new.example.org"]).unwrap());
+    file.save(None).unwrap();
+    // It is asked again with the next message, every two seconds at most.
+    let mut told = String::new();
+    while !told.starts_with("421") {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        anna.ask("RSET\r\n", "250 ").await;
+        told = anna.ask("MAIL FROM:<anna@example.org>\r\n", "").await;
+    }
+    assert!(told.starts_with("421 4.7.0 anna@example.org must log in again"), "{told}");
+    assert!(anna.is_over().await);
+    bot.ask("MAIL FROM:<a@new.example.org>\r\n", "250 ").await;
+    let mut again = greeted(&server).await;
+    again.ask(&plain("anna@example.org", "pencil"), "535 5.7.13 ").await;
 }
 
 #[tokio::test]

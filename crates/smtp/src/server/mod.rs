@@ -43,6 +43,6 @@ mod xclient;
 
 pub use event::{Abort, Answer, Begin, ContentFacts, Event, Finished, Sender, Transaction};
 pub use limits::{AuthOffer, Config, Endings, Limits, TlsOffer};
-pub use peer::{Dialect, Hello, Peer};
+pub use peer::{Dialect, Hello, Peer, Source};
 pub use reason::{CloseReason, Refusal};
 pub use session::Session;

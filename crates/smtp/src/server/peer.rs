@@ -7,8 +7,10 @@ use mail::{Domain, TransferProtocol};
 /// The other end of a connection, as the socket, a PROXY header or XCLIENT tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
-    /// Its address.
+    /// Its address, or that of a gateway which speaks for it: `source` tells.
     pub address: SocketAddr,
+    /// Where the address comes from.
+    pub source: Source,
     /// The address it connected to.
     pub local: SocketAddr,
     /// Its name by a trusted source (XCLIENT), if known.
@@ -24,8 +26,21 @@ pub struct Peer {
 impl Peer {
     /// A peer of which only the addresses are known and that may not use XCLIENT.
     pub fn new(address: SocketAddr, local: SocketAddr) -> Self {
-        Self { address, local, name: None, may_xclient: false, hello: None, dialect: None }
+        Self { address, source: Source::Connection, local, name: None, may_xclient: false, hello: None, dialect: None }
     }
+}
+
+/// Where the address of a peer comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Source {
+    /// The connection, or the proxy that made it: it is the peer's own.
+    #[default]
+    Connection,
+    /// The peer speaks for a client, whose address it tells (XCLIENT).
+    Told,
+    /// A gateway speaks for a client and does not know its address; there is only the gateway's, which says nothing of the
+    /// client.
+    Unknown,
 }
 
 /// What the client said to begin with.

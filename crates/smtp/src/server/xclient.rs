@@ -7,13 +7,16 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use mail::Domain;
 
-use super::peer::{Dialect, Peer};
+use super::peer::{Dialect, Peer, Source};
 use super::reason::Refusal;
 use crate::{commands, xtext};
 
 /// The peer that `argument` describes, by what `peer` was so far.
 pub(super) fn apply(peer: &Peer, argument: &str) -> Result<Peer, Refusal> {
     let mut peer = peer.clone();
+    if peer.source == Source::Connection {
+        peer.source = Source::Unknown;
+    }
     let mut words = argument.split(' ').filter(|word| !word.is_empty()).peekable();
     if words.peek().is_none() {
         return Err(Refusal::XclientAttribute);
@@ -32,9 +35,10 @@ fn set(peer: &mut Peer, name: &str, value: Option<&str>) -> Option<()> {
     match (name.to_ascii_uppercase().as_str(), value) {
         ("NAME", None) => peer.name = None,
         ("NAME", Some(name)) => peer.name = Some(Domain::parse(name).ok()?),
-        // An address that the client does not know either leaves the one that we see.
-        ("ADDR" | "PORT" | "DESTADDR" | "DESTPORT" | "PROTO", None) => {}
-        ("ADDR", Some(text)) => peer.address = with_ip(peer.address, text)?,
+        // The one that we see stays, and is not the client's.
+        ("ADDR", None) => peer.source = Source::Unknown,
+        ("PORT" | "DESTADDR" | "DESTPORT" | "PROTO", None) => {}
+        ("ADDR", Some(text)) => (peer.address, peer.source) = (with_ip(peer.address, text)?, Source::Told),
         ("DESTADDR", Some(text)) => peer.local = with_ip(peer.local, text)?,
         ("PORT", Some(port)) => peer.address.set_port(port.parse().ok()?),
         ("DESTPORT", Some(port)) => peer.local.set_port(port.parse().ok()?),
@@ -84,7 +88,18 @@ mod tests {
     #[test]
     fn what_is_unavailable_is_forgotten() {
         let named = apply(&peer(), "NAME=a.example HELO=x").unwrap();
-        assert_eq!(apply(&named, "NAME=[UNAVAILABLE] ADDR=[TEMPUNAVAIL] HELO=[unavailable]").unwrap(), peer());
+        let unknown = Peer { source: Source::Unknown, ..peer() };
+        assert_eq!(apply(&named, "NAME=[UNAVAILABLE] ADDR=[TEMPUNAVAIL] HELO=[unavailable]").unwrap(), unknown);
+    }
+
+    #[test]
+    fn the_address_of_a_gateway_is_nobody_elses() {
+        let source = |peer: &Peer, argument: &str| apply(peer, argument).unwrap().source;
+        assert_eq!(source(&peer(), "NAME=a.example"), Source::Unknown);
+        let told = apply(&peer(), "ADDR=192.0.2.9").unwrap();
+        assert_eq!(told.source, Source::Told);
+        assert_eq!(source(&told, "NAME=a.example"), Source::Told);
+        assert_eq!(source(&told, "ADDR=[UNAVAILABLE]"), Source::Unknown);
     }
 
     #[test]
