@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, BufRead, IsTerminal, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use directory::file::{AccountsFile, EditError, Entry};
@@ -169,15 +170,19 @@ fn set_disabled(path: &Path, loaded: &Loaded, name: &str, disabled: bool) -> Res
     tell(name, if disabled { "is shut out" } else { "may log in again" }, None, false)
 }
 
-/// The server must be able to read what root writes.
+/// The server must be able to read what root writes. Where the configuration names no user, it runs as whoever owns the store.
 fn save(file: AccountsFile, loaded: &Loaded) -> Result<(), AccountError> {
     let owner = match &loaded.configuration.user {
-        Some(user) if nix::unistd::geteuid().is_root() => {
+        _ if !nix::unistd::geteuid().is_root() => None,
+        Some(user) => {
             let found = nix::unistd::User::from_name(user).ok().flatten();
             let found = found.ok_or_else(|| AccountError::User(user.clone()))?;
             Some((found.uid.as_raw(), found.gid.as_raw()))
         }
-        _ => None,
+        None => {
+            let store = std::fs::metadata(&loaded.configuration.store.path).ok();
+            store.map(|store| (store.uid(), store.gid()))
+        }
     };
     Ok(file.save(owner)?)
 }
