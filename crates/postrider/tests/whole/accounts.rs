@@ -1,9 +1,10 @@
 //! `postrider account`, from outside.
 
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 
-use crate::harness::{Output, Setup, binary, postrider};
+use crate::harness::{Output, Setup, binary, is_root, postrider, skipped};
 
 fn setup() -> Setup {
     let setup = Setup::new().staying_root().table("[accounts]");
@@ -41,6 +42,21 @@ fn accounts_are_made_listed_and_shut_out() {
     assert!(account(&setup, &["show", "printer"]).bad(1).contains("there is no account `printer`"));
     let text = std::fs::read_to_string(setup.folder().join("accounts.toml")).expect("the accounts");
     assert!(!text.contains(&password) && text.contains("$argon2id$"), "{text}");
+}
+
+#[test]
+fn the_file_belongs_to_whom_the_server_runs_as() {
+    if !is_root() {
+        return skipped("only root can give files away");
+    }
+    // No user is configured: systemd or somebody else chose it, and the store is theirs.
+    let setup = setup();
+    let store = setup.folder().join("queue");
+    std::fs::create_dir(&store).expect("a folder");
+    std::os::unix::fs::chown(&store, Some(65534), Some(65534)).expect("root may");
+    account(&setup, &["add", "joe@example.org", "--generate"]).good();
+    let file = std::fs::metadata(setup.folder().join("accounts.toml")).expect("the accounts");
+    assert_eq!((file.uid(), file.gid(), file.mode() & 0o777), (65534, 65534, 0o600));
 }
 
 #[test]

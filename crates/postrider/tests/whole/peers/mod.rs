@@ -1,16 +1,22 @@
 //! Programs of others on both sides. One that is not installed is reported as skipped, by name.
 
 mod acme;
+mod authority;
 mod clients;
 mod corpus;
 mod dane;
+mod dovecot;
+mod house;
 mod name_servers;
 mod names;
 mod postfix;
+mod proofs;
 mod relays;
 mod secure;
 mod sinks;
+mod smart_hosts;
 mod submitters;
+mod testssl;
 
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpStream};

@@ -1,66 +1,11 @@
 //! Mail from people: the programs that they use log in by each mechanism that they have, on 587 and on 465; and those who
 //! guess.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::Command;
 
-use super::{folder_in, run, tool, workspace};
-use crate::harness::{Postrider, Setup, Sink, open_to_everybody, postrider};
-
-const PASSWORD: &str = "correct horse";
-const MAIL: &str = "From: Anna <anna@example.org>\r\nBcc: hidden@example.net\r\nSubject: hi\r\n\r\nhello\r\n";
-
-/// A server with both kinds of listeners and the account `anna@example.org`.
-struct House {
-    server: Postrider,
-    sink: Sink,
-    starttls: SocketAddr,
-    implicit: SocketAddr,
-}
-
-impl House {
-    fn open(tables: &str) -> Self {
-        let sink = Sink::start();
-        let setup = Setup::to(&sink);
-        let ip = setup.address.ip();
-        let (starttls, implicit) = (SocketAddr::new(ip, 5870), SocketAddr::new(ip, 4650));
-        let setup = setup.table(&format!(
-            "[accounts]\n[[listener]]\nname = \"submission\"\naddress = \"{starttls}\"\nrole = \"submission\"\n\
-             [[listener]]\nname = \"submissions\"\naddress = \"{implicit}\"\nrole = \"submissions\"\n{tables}"
-        ));
-        setup.write();
-        open_to_everybody(setup.folder(), 0o755);
-        let password = folder_in(&setup, "client").join("password");
-        std::fs::write(&password, format!("{PASSWORD}\n")).expect("a file");
-        let config = setup.config();
-        let mut add = Command::new(crate::harness::binary());
-        add.arg("--config").arg(&config).args(["account", "add", "anna@example.org", "--password-stdin"]);
-        let output = add.stdin(std::fs::File::open(&password).expect("our file")).output().expect("the binary runs");
-        assert!(output.status.success(), "{output:?}");
-        Self { server: Postrider::start(&setup), sink, starttls, implicit }
-    }
-
-    /// A file with the mail.
-    fn mail(&self) -> PathBuf {
-        let file = folder_in(self.server.setup(), "client").join("mail");
-        std::fs::write(&file, MAIL).expect("a file");
-        file
-    }
-
-    /// The next mail came from the account, completed, and tells nothing of where it is.
-    fn arrived(&self, mechanism: &str) {
-        let mail = self.sink.next();
-        assert_eq!(mail.from, "anna@example.org", "{mechanism}");
-        assert!(mail.header("Date").is_some() && mail.header("Message-ID").is_some(), "{}", mail.content);
-        assert!(mail.header("Bcc").is_none() && !mail.content.contains("[127."), "{}", mail.content);
-        self.server.wait("the login", |line| line["event"] == "logged in" && line["mechanism"] == mechanism);
-    }
-
-    fn json(&self, arguments: &[&str]) -> Vec<serde_json::Value> {
-        self.server.command(arguments).json()
-    }
-}
+use super::house::{House, PASSWORD};
+use super::{run, tool, workspace};
+use crate::harness::{Postrider, postrider};
 
 #[test]
 fn swaks_logs_in() {
