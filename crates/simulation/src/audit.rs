@@ -76,6 +76,7 @@ fn in_time(ledger: &mut Ledger, stored: &BTreeMap<MessageId, Arc<StoredMessage>>
 
 /// After the end: nothing is queued any more, and everybody knows what became of his mail.
 pub fn close(ledger: &mut Ledger) {
+    ledger.closed = true;
     Audit::new(ledger, BTreeMap::new()).run();
     let lost = lost_reports(ledger);
     let mut failures = Vec::new();
@@ -206,8 +207,17 @@ impl<'a> Audit<'a> {
         }
         let stored = transaction.id.and_then(|id| self.stored.get(&id));
         let mut failures = Vec::new();
+        if let (Some(stored), Some(told)) = (stored, told)
+            && stored.envelope.received_at != told.received_at
+        {
+            let found = format!("{} was received at {}, and now says otherwise", stored.id, told.received_at);
+            failures.push(("mail is dated by the clock", found));
+        }
         for (at, recipient) in transaction.recipients.iter().enumerate().filter(|(_, it)| it.taken) {
             let state = told.and_then(|told| told.recipients.iter().find(|state| state.address == recipient.address));
+            if state.is_some_and(|state| state.end.is_none()) {
+                failures.extend(self.unrecorded(recipient));
+            }
             let found = stored.and_then(|stored| find(stored, &recipient.address));
             failures.extend(match found {
                 Some((delivery, at)) => in_store(&recipient.address, delivery, at, state),
@@ -215,6 +225,13 @@ impl<'a> Audit<'a> {
             });
         }
         failures
+    }
+
+    /// The window for duplicates ends soon after the process has read the reply to the content.
+    fn unrecorded(&self, recipient: &Recipient) -> Option<(&'static str, String)> {
+        let heard = recipient.heard_in(self.ledger.life)?;
+        let found = || format!("{} was taken at {heard:?}, and nothing tells of it", recipient.address);
+        self.ledger.is_late(heard).then(|| ("an outcome is recorded in time", found()))
     }
 
     /// The store no longer has anything to do for a recipient: somebody must know why.
@@ -292,6 +309,7 @@ fn in_store(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::Moment;
     use crate::plan::{Addressee, Fate, Options, Plan};
 
     /// A message to two recipients that were refused; a report about it was made and arrived. It is about those of them.
@@ -302,7 +320,8 @@ mod tests {
         let addressee = Addressee { domain: "d0.example".into(), fate: Fate::Bad, notify: None };
         mailing.recipients = vec![addressee.clone(), addressee];
         let mut ledger = Ledger::new(&plan, false);
-        let token = ledger.begin(0, &plan.mailings[0], &plan.senders[0]);
+        let moment = Moment { wall: Timestamp::default(), jumps: 0 };
+        let token = ledger.begin(0, &plan.mailings[0], &plan.senders[0], moment);
         let [id, report] = ids();
         let transaction = &mut ledger.transactions[token];
         transaction.recipients.iter_mut().for_each(|it| (it.taken, it.refusals) = (true, 1));
@@ -338,7 +357,8 @@ mod tests {
             landed: None,
         };
         let recipients = to.iter().map(state).collect();
-        Told { token, null: token.is_none(), received_at: Timestamp::default(), recipients, reports, gone: false }
+        let (received_at, began) = (Timestamp::default(), Default::default());
+        Told { token, null: token.is_none(), received_at, began, recipients, reports, gone: false }
     }
 
     #[test]

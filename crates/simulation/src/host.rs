@@ -18,15 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// Serves one connection to a site.
 pub async fn serve(scene: Arc<Scene>, site: usize, end: End) {
     let open = scene.world.enters(site);
-    let mut session = Session {
-        talk: Talk::new(end),
-        site,
-        began: Duration::ZERO,
-        unheard: Vec::new(),
-        taken: 0,
-        eight_bit: false,
-        scene,
-    };
+    let mut session = Session { talk: Talk::new(end), site, began: Duration::ZERO, taken: 0, eight_bit: false, scene };
     let crowded = open > session.plan().bears;
     // How it ended is known to whoever ended it.
     let _ = session.run(crowded).await;
@@ -39,8 +31,6 @@ struct Session {
     talk: Talk,
     /// When the present transaction began.
     began: Duration,
-    /// Whose acceptance the client may not have read yet.
-    unheard: Vec<String>,
     taken: u32,
     /// Whether 8BITMIME was offered in this session.
     eight_bit: bool,
@@ -87,7 +77,6 @@ impl Session {
         let mut transaction = Transaction::default();
         loop {
             let line = self.talk.line(PATIENCE).await?;
-            self.note_heard();
             let verb = line.split(' ').next().unwrap_or("").to_ascii_uppercase();
             if !self.talk_waits() {
                 self.pause().await;
@@ -344,7 +333,8 @@ impl Session {
             }
         }
         self.talk.say("250 2.0.0 taken\r\n").await?;
-        self.unheard = transaction.recipients;
+        let (scene, recipients) = (self.scene.clone(), transaction.recipients);
+        self.talk.end.once_read(Box::new(move || scene.ledger().heard(&recipients)));
         Ok(Some(250))
     }
 
@@ -372,12 +362,6 @@ impl Session {
                     self.scene.world.compare(&mut ledger, address, content, eight_bit);
                 }
             }
-        }
-    }
-
-    fn note_heard(&mut self) {
-        if !self.unheard.is_empty() && self.talk.end.all_read() {
-            self.scene.ledger().heard(&std::mem::take(&mut self.unheard));
         }
     }
 }

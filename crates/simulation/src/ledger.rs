@@ -29,6 +29,8 @@ pub struct Transaction {
     pub id: Option<MessageId>,
     /// How old the world was when it began.
     pub began: Duration,
+    /// What the clocks showed then.
+    pub moment: Moment,
 }
 
 /// How far a sender came with a transaction.
@@ -72,6 +74,13 @@ pub struct Arrival {
     pub promised: bool,
 }
 
+impl Recipient {
+    /// When the process, in that life, had read that a host took the message.
+    pub fn heard_in(&self, life: u32) -> Option<Duration> {
+        self.arrivals.iter().filter(|arrival| arrival.life == life).find_map(|arrival| arrival.heard)
+    }
+}
+
 /// What the process told of a message.
 #[derive(Debug)]
 pub struct Told {
@@ -80,6 +89,8 @@ pub struct Told {
     /// Whether it is from `<>`.
     pub null: bool,
     pub(crate) received_at: Timestamp,
+    /// How old the world was when the message, or the one that a report is about, was begun.
+    pub(crate) began: Duration,
     /// Its recipients, by place in the envelope.
     pub recipients: Vec<State>,
     /// Reports about it: their names and actions.
@@ -182,8 +193,14 @@ pub struct Ledger {
     pub troubled: Duration,
     /// The time, as of the last note.
     pub age: Duration,
+    /// When the disk was last full, or about to fail.
+    pub disk_hurt: Duration,
     /// Which life it is.
     pub life: u32,
+    /// Whether an operator is removing everything, also what comes meanwhile.
+    pub removes_all: bool,
+    /// Whether the world came to its end, and all was settled.
+    pub closed: bool,
 }
 
 /// The clocks at one moment.
@@ -212,12 +229,15 @@ impl Ledger {
             rests: Rests::new(plan),
             troubled: Duration::ZERO,
             age: Duration::ZERO,
+            disk_hurt: Duration::ZERO,
             life: 0,
+            removes_all: false,
+            closed: false,
         }
     }
 
     /// A sender begins a mailing. Gives the number of the transaction.
-    pub fn begin(&mut self, place: usize, mailing: &Mailing, sender: &Sender) -> usize {
+    pub fn begin(&mut self, place: usize, mailing: &Mailing, sender: &Sender, moment: Moment) -> usize {
         let token = self.transactions.len();
         let letter = if mailing.deaf { 'x' } else { 's' };
         let recipient = |(at, to): (usize, &Addressee)| Recipient {
@@ -235,6 +255,7 @@ impl Ledger {
             stage: Stage::Begun,
             id: None,
             began: self.age,
+            moment,
         });
         token
     }
@@ -306,25 +327,26 @@ impl Ledger {
     pub fn reported(&mut self, to: &str, name: &str, about: &[(String, String)]) {
         self.counts.reports += 1;
         self.reasons.reported.insert(to.to_owned());
-        let token = to[1..].split('@').next().and_then(|number| number.parse::<usize>().ok());
-        let from = token.and_then(|token| self.transactions.get(token)).and_then(|it| it.from.clone());
+        let from = sender_number(to).and_then(|token| self.transactions.get(token)).and_then(|it| it.from.clone());
         if from.as_deref() != Some(to) {
             return self.fail("a report goes to the sender", format!("{to} got one, but sent nothing by that name"));
         }
         for (address, action) in about {
             let end = self.state_of(address).and_then(|state| state.end);
+            let life = self.life;
             let Some(recipient) = self.recipient(address) else {
                 self.fail("a report is about a recipient", format!("{to} was told of {address}"));
                 continue;
             };
             recipient.reports.insert((action.clone(), name.to_owned()));
             let wanted = wants(recipient.notify, action);
+            let heard = recipient.heard_in(life).is_some();
             let twice = recipient.reports.iter().filter(|(other, _)| other == action).count() > 1;
             if !wanted {
                 self.fail("NOTIFY is heeded", format!("{to} was told that {address} is {action}"));
             } else if twice && action != "delayed" {
                 self.fail("a sender is told once", format!("{to} was told twice that {address} is {action}"));
-            } else if action == "failed" && end == Some("delivered") {
+            } else if action == "failed" && (end == Some("delivered") || heard) {
                 self.fail("no failure is told of what was delivered", format!("{to} was told so of {address}"));
             } else if action == "failed" && end == Some("removed") {
                 self.fail("nobody is told of a removal", format!("{to} was told of {address}"));
@@ -336,7 +358,7 @@ impl Ledger {
     pub fn observe(&mut self, event: &Event, now: Moment) {
         self.reasons.is_now(now.wall);
         match event {
-            Event::Accepted { message, envelope, .. } => self.accepted(*message, envelope),
+            Event::Accepted { message, envelope, .. } => self.accepted(*message, envelope, now),
             Event::Attempted { .. } => self.attempted(event, now),
             Event::Reported { message, report, action, .. } => {
                 let Some(told) = self.told.get_mut(message) else { return };
@@ -351,7 +373,7 @@ impl Ledger {
         }
     }
 
-    fn accepted(&mut self, id: MessageId, envelope: &Envelope) {
+    fn accepted(&mut self, id: MessageId, envelope: &Envelope, now: Moment) {
         let first = envelope.recipients.first().and_then(|recipient| recipient.path.mailbox());
         let address = first.map(ToString::to_string).unwrap_or_default();
         let token = self.recipient(&address).is_some().then(|| numbers(&address)).flatten().map(|(token, _)| token);
@@ -360,6 +382,12 @@ impl Ledger {
             if transaction.stage == Stage::Begun {
                 self.fail("what was not completed is not sent", format!("{id} is in the queue, but was not ended"));
             }
+        }
+        // Age counts from here, and the process may not make it up.
+        let began = token.map_or(now, |token| self.transactions[token].moment);
+        let received = envelope.received_at;
+        if began.jumps == now.jumps && (received + SLACK < began.wall || received > now.wall + SLACK) {
+            self.fail("mail is dated by the clock", format!("{id} says {received}, and came by {}", now.wall));
         }
         self.follow(id, token, envelope);
     }
@@ -370,16 +398,21 @@ impl Ledger {
             address: recipient.path.mailbox().map(ToString::to_string).unwrap_or_default(),
             end: None,
             hold: Hold::No,
-            may_be_removed: false,
+            may_be_removed: self.removes_all,
             flying: false,
             next: None,
             landed: None,
         };
+        // A report came after the message that it is about was begun.
+        let to = envelope.recipients.first().and_then(|recipient| recipient.path.mailbox());
+        let about = to.and_then(|to| sender_number(&to.to_string()));
+        let began = token.or(about).and_then(|token| self.transactions.get(token)).map(|transaction| transaction.began);
         let from = token.and_then(|token| self.transactions.get(token)).map(|transaction| transaction.from.is_none());
         let told = Told {
             token,
             null: from.unwrap_or(envelope.reverse_path == ReversePath::Null),
             received_at: envelope.received_at,
+            began: began.unwrap_or(self.age),
             recipients: envelope.recipients.iter().map(state).collect(),
             reports: Vec::new(),
             gone: false,
@@ -391,7 +424,11 @@ impl Ledger {
         let Event::Attempted { message: id, recipient, outcome, attempts, next, age, .. } = event else { return };
         let Some(address) = recipient.mailbox().map(ToString::to_string) else { return };
         let address = &address;
-        let arrived = self.recipient(address).map(|recipient| recipient.arrivals.len());
+        let life = self.life;
+        let recipient = self.recipient(address);
+        let heard = recipient.as_ref().and_then(|recipient| recipient.heard_in(life));
+        let arrived = recipient.map(|recipient| recipient.arrivals.len());
+        let late = heard.is_some_and(|heard| self.is_late(heard));
         let Some(told) = self.told.get_mut(id) else {
             return self.fail("what is told of was accepted", format!("an attempt of {id}, which nobody accepted"));
         };
@@ -406,16 +443,31 @@ impl Ledger {
         } else {
             state.next = next.map(|next| (next, now.jumps));
         }
+        let may_be_removed = state.may_be_removed;
         let expire = if null { self.policy.retry.expire_bounces } else { self.policy.retry.expire };
+        let aged = self.told.get(id).is_some_and(|told| self.is_aged(told));
         match outcome {
             Outcome::Delivered(_) if arrived == Some(0) => {
                 self.fail("what is told as delivered arrived", format!("{address}, which no host took"));
             }
+            Outcome::Delivered(_) if late => {
+                self.fail("an outcome is recorded in time", format!("{address} was taken long since"));
+            }
+            Outcome::Failed(_) | Outcome::Deferred(_) | Outcome::Expired(_) | Outcome::Removed(_)
+                if heard.is_some() =>
+            {
+                let word = outcome.word();
+                self.fail("what was taken is told as delivered", format!("{address} was taken, and told as {word}"));
+            }
             Outcome::Failed(_) if !self.has_refusal(address) => {
                 self.fail("what is told as failed was refused", format!("{address}, which nobody refused"));
             }
-            Outcome::Expired(_) if *age + SLACK < expire => {
-                self.fail("nothing expires early", format!("{address} after {age:?} of {expire:?}"));
+            Outcome::Expired(_) if !aged => {
+                let found = format!("{address}, received at {received_at}, after {age:?} of {expire:?}");
+                self.fail("nothing expires early", found);
+            }
+            Outcome::Removed(_) if !may_be_removed => {
+                self.fail("nothing is removed without a command", address.clone());
             }
             Outcome::Removed(_) => self.counts.removed += 1,
             Outcome::Deferred(_) => {
@@ -477,6 +529,7 @@ impl Ledger {
     /// The process is dead: nothing of it flies.
     pub fn died(&mut self) {
         self.counts.deaths += 1;
+        self.removes_all = false;
         self.rests.clear();
         for state in self.told.values_mut().flat_map(|told| &mut told.recipients) {
             state.flying = false;
@@ -510,6 +563,11 @@ pub fn wants(notify: Option<&str>, action: &str) -> bool {
         (Some(words), "delayed") => words.contains("DELAY"),
         (Some(words), _) => words.contains("SUCCESS"),
     }
+}
+
+/// The number in the address of a sender.
+fn sender_number(address: &str) -> Option<usize> {
+    address.split('@').next()?.get(1..)?.parse().ok()
 }
 
 /// The numbers in the address of a recipient.

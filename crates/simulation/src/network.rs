@@ -53,7 +53,12 @@ struct Flow {
     writer: Option<Waker>,
     /// The most octets that one read gives; 0: no bound.
     piece: usize,
+    /// Called once all that is here was read.
+    once_read: Option<OnceRead>,
 }
+
+/// See [`End::once_read`].
+type OnceRead = Box<dyn FnOnce() + Send>;
 
 /// A connection between the process (the first end) and somebody else.
 pub fn connect(life: &Arc<Life>, random: &Randomness, piece: usize) -> (End, End) {
@@ -103,11 +108,16 @@ impl End {
         }
     }
 
-    /// Whether everything that was written here has been read by the other end.
-    pub fn all_read(&self) -> bool {
-        let wire = lock(&self.wire);
-        let flow = &wire.flows[1 - self.side];
-        flow.octets.is_empty() && !flow.broken
+    /// Calls back when everything that was written here has been read by the other end, if that comes to pass.
+    pub fn once_read(&self, tell: OnceRead) {
+        let mut wire = lock(&self.wire);
+        let flow = &mut wire.flows[1 - self.side];
+        if !flow.octets.is_empty() {
+            flow.once_read = Some(tell);
+        } else if !flow.broken {
+            drop(wire);
+            tell();
+        }
     }
 
     /// False once the life of the process that has this end is over.
@@ -144,6 +154,9 @@ impl End {
         if let Some(writer) = flow.writer.take() {
             writer.wake();
         }
+        let tell = if flow.octets.is_empty() { flow.once_read.take() } else { None };
+        drop(wire);
+        tell.into_iter().for_each(|tell| tell());
         Ok(taken)
     }
 

@@ -20,14 +20,27 @@ pub struct Reasons {
     deaf: BTreeSet<String>,
     /// Addresses of senders that a report reached.
     pub reported: BTreeSet<String>,
-    /// The latest that the wall clock ever showed.
-    latest: Timestamp,
+    /// What the wall clock showed before each of its jumps, and how old the world was.
+    jumps: Vec<(Duration, Timestamp)>,
+    /// What it showed last.
+    now: Timestamp,
 }
 
 impl Reasons {
     /// The wall clock shows this.
     pub fn is_now(&mut self, wall: Timestamp) {
-        self.latest = self.latest.max(wall);
+        self.now = wall;
+    }
+
+    /// The wall clock shows this, and jumps.
+    pub fn jumps(&mut self, age: Duration, wall: Timestamp) {
+        self.jumps.push((age, wall));
+    }
+
+    /// The latest that the wall clock showed since the world was so old.
+    fn latest_since(&self, age: Duration) -> Timestamp {
+        let before = self.jumps.iter().filter(|(at, _)| *at >= age).map(|(_, wall)| *wall);
+        before.fold(self.now, Timestamp::max)
     }
 }
 
@@ -54,9 +67,7 @@ impl Ledger {
     /// Whether a recipient may have ended otherwise than by an arrival or an operator.
     pub fn is_doomed(&self, transaction: &Transaction, recipient: &Recipient) -> bool {
         let told = transaction.id.and_then(|id| self.told.get(&id));
-        // What nobody told of has no time of arrival that anybody knows.
-        let aged = told.is_none_or(|told| self.is_aged(told));
-        aged || self.is_refused(transaction, recipient)
+        told.is_some_and(|told| self.is_aged(told)) || self.is_refused(transaction, recipient)
     }
 
     /// Whether there is a reason that a report is gone: it arrived, was refused, or became too old.
@@ -84,10 +95,10 @@ impl Ledger {
         self.reasons.domains.get(domain).is_some_and(|at| *at + REMEMBERED >= began)
     }
 
-    /// Whether the wall clock ever was beyond its expiry.
-    fn is_aged(&self, told: &Told) -> bool {
+    /// Whether the wall clock was beyond its expiry since it is in the queue.
+    pub fn is_aged(&self, told: &Told) -> bool {
         let retry = &self.policy.retry;
         let expire = if told.null { retry.expire_bounces } else { retry.expire };
-        self.reasons.latest >= told.received_at + expire
+        self.reasons.latest_since(told.began) >= told.received_at + expire
     }
 }

@@ -42,8 +42,8 @@ pub struct Report {
 
 /// How a life ended.
 enum Ended {
-    /// The process died; the world goes on at that age.
-    Died(Duration),
+    /// The process died, or its store did not open; the world goes on at that age.
+    Died { at: Duration, opened: bool },
     /// All is done, or something does not hold.
     Done,
 }
@@ -54,7 +54,7 @@ const AUDITS: Duration = Duration::from_secs(300);
 const LARGE_AUDITS: Duration = Duration::from_secs(6 * 3600);
 /// Beyond everything that may still have to come, the time in which the queue becomes empty when harm has ceased.
 const DRAIN: Duration = Duration::from_secs(6 * 3600);
-/// The most lives of a run.
+/// The most lives of a run in which the store opened.
 const MOST_LIVES: u32 = 200;
 
 /// Runs a world to its end. `keeps_text`: keep the story for people.
@@ -66,6 +66,10 @@ pub fn run(options: &Options, keeps_text: bool) -> Report {
     let mut ledger = world.ledger();
     if let Some(panic) = watched.panic() {
         ledger.fail("nothing panics", panic);
+    }
+    if !ledger.closed && ledger.failure.is_none() {
+        let life = ledger.life;
+        ledger.fail("the world comes to its end", format!("it is left in life {life}"));
     }
     ledger.counts.age = ledger.age;
     Report {
@@ -80,15 +84,24 @@ pub fn run(options: &Options, keeps_text: bool) -> Report {
 fn lives(world: &Arc<World>, watched: &Watched) {
     let mut age = Duration::ZERO;
     let mut harms = 0;
-    for number in 1..=MOST_LIVES {
+    let mut opened = 0;
+    for number in 1.. {
         world.ledger().life = number;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-        let Ok(runtime) = runtime else { break };
+        let runtime = match tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build() {
+            Ok(runtime) => runtime,
+            Err(error) => return world.ledger().fail("a life has a runtime", error.to_string()),
+        };
         let ended = runtime.block_on(live(world, age, &mut harms));
         drop(runtime);
         match ended {
-            Ended::Died(at) if watched.panic().is_none() => age = at,
-            _ => break,
+            // A store that does not open makes time pass, and must open once the world is calm.
+            Ended::Died { at, opened: one } if watched.panic().is_none() => {
+                (age, opened) = (at, opened + u32::from(one))
+            }
+            _ => return,
+        }
+        if opened == MOST_LIVES {
+            return;
         }
     }
 }
@@ -106,8 +119,15 @@ async fn live(world: &Arc<World>, age: Duration, harms: &mut usize) -> Ended {
     let number = world.ledger().life;
     scene.note(format_args!("life {number} begins"));
     scene.ledger().troubled = age;
+    if let Some((steps, how)) = death_at_start(world) {
+        scene.life.dies_after(steps, how);
+    }
     let mut pause = Duration::from_secs(1 + world.random.below(20) as u64);
-    match House::open(&scene, &random) {
+    let hurt = world.disk_is_hurt();
+    note_trouble(&scene);
+    let opening = House::open(&scene, &random);
+    let opened = opening.is_ok();
+    match opening {
         Ok(house) => {
             let house = Arc::new(house);
             audit::audit(&scene, &house.store).await;
@@ -127,10 +147,11 @@ async fn live(world: &Arc<World>, age: Duration, harms: &mut usize) -> Ended {
         }
         Err(error) => {
             scene.note(format_args!("the store does not open: {error}"));
-            if world.is_calm() && !scene.life.is_over() {
+            if !hurt && !scene.life.is_over() {
                 scene.ledger().fail("the store opens when nothing is wrong", error.to_string());
                 return Ended::Done;
             }
+            wait(&scene, harms, pause).await;
         }
     }
     sleep(Duration::from_secs(1)).await;
@@ -139,7 +160,36 @@ async fn live(world: &Arc<World>, age: Duration, harms: &mut usize) -> Ended {
     }
     world.clear();
     world.ledger().died();
-    Ended::Died(scene.clock.age())
+    Ended::Died { at: scene.clock.age(), opened }
+}
+
+/// Now and then the next death falls into the start, when the store reads, repairs and writes what the last one left:
+/// after how many steps, and how. Only in worlds in which processes die.
+fn death_at_start(world: &World) -> Option<(u64, Death)> {
+    let how = |(_, harm): &(Duration, Harm)| if let Harm::Death { how, .. } = harm { Some(*how) } else { None };
+    let deaths: Vec<Death> = world.plan.harms.iter().filter_map(how).collect();
+    if deaths.is_empty() || world.is_calm() || world.random.below(4) > 0 {
+        return None;
+    }
+    let most = [10, 50, 300][world.random.below(3)];
+    Some((1 + world.random.below(most) as u64, deaths[world.random.below(deaths.len())]))
+}
+
+/// The world goes on without the process.
+async fn wait(scene: &Scene, harms: &mut usize, pause: Duration) {
+    sleep(pause).await;
+    let world = &scene.world;
+    let age = scene.clock.age();
+    world.let_pass(age);
+    while let Some((_, harm)) = world.plan.harms.get(*harms).filter(|(at, _)| *at <= age) {
+        *harms += 1;
+        scene.note(format_args!("{harm:?}, and no process"));
+        befall(scene, harm);
+    }
+    if age >= world.plan.calm && !world.is_calm() {
+        scene.note(format_args!("harm ceases"));
+        world.calm_down();
+    }
 }
 
 /// The senders.
@@ -167,14 +217,13 @@ async fn events(scene: &Arc<Scene>, house: &Arc<House>, harms: &mut usize, pause
     loop {
         let age = scene.clock.age();
         world.let_pass(age);
-        if world.is_troubled() {
-            scene.ledger().troubled = age;
-        }
+        note_trouble(scene);
         while let Some((_, harm)) = world.plan.harms.get(*harms).filter(|(at, _)| *at <= age) {
             *harms += 1;
             scene.note(format_args!("{harm:?}"));
             scene.ledger().troubled = age;
             inflict(scene, house, harm, pause).await;
+            note_trouble(scene);
         }
         if age >= world.plan.calm && !world.is_calm() {
             scene.life.dies_at_last();
@@ -212,9 +261,17 @@ async fn events(scene: &Arc<Scene>, house: &Arc<House>, harms: &mut usize, pause
     }
 }
 
+fn note_trouble(scene: &Scene) {
+    let mut ledger = scene.ledger();
+    if scene.world.is_troubled() {
+        ledger.troubled = ledger.age;
+    }
+    if scene.world.disk_is_hurt() {
+        ledger.disk_hurt = ledger.age;
+    }
+}
+
 async fn inflict(scene: &Arc<Scene>, house: &Arc<House>, harm: &Harm, pause: &mut Duration) {
-    let world = &scene.world;
-    let age = scene.clock.age();
     match harm {
         Harm::Death { how, at_outcome, steps, pause: length } => {
             *pause = *length;
@@ -223,21 +280,12 @@ async fn inflict(scene: &Arc<Scene>, house: &Arc<House>, harm: &Harm, pause: &mu
                 false => scene.life.dies_after(*steps, *how),
             }
         }
-        Harm::Disk { fault, times } => world.fail_disk(*fault, *times),
-        Harm::Full { lasts } => world.fill_disk(age + *lasts),
-        Harm::Dns { mood, lasts } => world.put_dns(*mood, age + *lasts),
-        Harm::Clock { millis } => {
-            scene.ledger().reasons.is_now(scene.clock.now());
-            world.skew.jump(*millis);
-        }
-        Harm::Hosts { site, often, lasts } => world.put_site(*site, *often, age + *lasts),
-        Harm::Senders { often, lasts } => world.put_senders(*often, age + *lasts),
         Harm::Operator { action, everything } => {
             let id = {
                 let ledger = scene.ledger();
                 let open = |told: &&mail::MessageId| ledger.told[*told].recipients.iter().any(|it| it.end.is_none());
                 let open: Vec<mail::MessageId> = ledger.told.keys().filter(open).copied().collect();
-                (!open.is_empty()).then(|| open[world.random.below(open.len())])
+                (!open.is_empty()).then(|| open[scene.world.random.below(open.len())])
             };
             let selection = match id {
                 _ if *everything => Selection::everything(),
@@ -246,6 +294,25 @@ async fn inflict(scene: &Arc<Scene>, house: &Arc<House>, harm: &Harm, pause: &mu
             };
             command(scene, house, *action, selection).await;
         }
+        _ => befall(scene, harm),
+    }
+}
+
+/// Harm to the world, which needs no process.
+fn befall(scene: &Scene, harm: &Harm) {
+    let world = &scene.world;
+    let age = scene.clock.age();
+    match harm {
+        Harm::Disk { fault, times } => world.fail_disk(*fault, *times),
+        Harm::Full { lasts } => world.fill_disk(age + *lasts),
+        Harm::Dns { mood, lasts } => world.put_dns(*mood, age + *lasts),
+        Harm::Clock { millis } => {
+            scene.ledger().reasons.jumps(age, scene.clock.now());
+            world.skew.jump(*millis);
+        }
+        Harm::Hosts { site, often, lasts } => world.put_site(*site, *often, age + *lasts),
+        Harm::Senders { often, lasts } => world.put_senders(*often, age + *lasts),
+        Harm::Death { .. } | Harm::Operator { .. } => {}
     }
 }
 
@@ -260,13 +327,22 @@ async fn harm_passing(scene: &Arc<Scene>) -> Infallible {
 /// An operator's command, written down before and after.
 async fn command(scene: &Arc<Scene>, house: &Arc<House>, action: Action, selection: Selection) {
     let meant = |id: &mail::MessageId| selection.id.is_none_or(|it| it == *id);
+    let removes = action == Action::Remove;
+    // Those that this command alone may remove.
+    let mut removable = Vec::new();
     {
         let mut ledger = scene.ledger();
-        for state in ledger.told.iter_mut().filter(|(id, _)| meant(id)).flat_map(|(_, told)| &mut told.recipients) {
-            // Until it is over nobody knows.
-            state.hold = Hold::Perhaps;
-            state.may_be_removed |= action == Action::Remove;
-            state.next = None;
+        ledger.removes_all = removes && selection.id.is_none();
+        for (id, told) in ledger.told.iter_mut().filter(|(id, _)| meant(id)) {
+            for (place, state) in told.recipients.iter_mut().enumerate() {
+                // Until it is over nobody knows.
+                state.hold = Hold::Perhaps;
+                state.next = None;
+                if removes && !state.may_be_removed {
+                    state.may_be_removed = true;
+                    removable.push((*id, place));
+                }
+            }
         }
     }
     // A full disk holds the command up, so what passes by itself must pass meanwhile.
@@ -281,7 +357,15 @@ async fn command(scene: &Arc<Scene>, house: &Arc<House>, action: Action, selecti
     if scene.life.is_over() {
         return;
     }
+    scene.ledger().removes_all = false;
     let Ok(acted) = acted else { return };
+    if removes && acted.changed + acted.in_flight + acted.busy == 0 {
+        let mut ledger = scene.ledger();
+        for (id, place) in removable {
+            let told = ledger.told.get_mut(&id);
+            told.into_iter().for_each(|told| told.recipients[place].may_be_removed = false);
+        }
+    }
     if action == Action::Hold && selection.id.is_none() {
         return hold_all(scene, house).await;
     }

@@ -41,8 +41,6 @@ struct Outside {
     sites: Vec<SiteState>,
     calm: bool,
     disk_trouble_until: Duration,
-    /// Operations of the disk may still fail.
-    disk_fails: bool,
 }
 
 /// How far a mailing has come.
@@ -91,7 +89,6 @@ impl World {
             sites: vec![SiteState::default(); plan.sites.len()],
             calm: false,
             disk_trouble_until: Duration::ZERO,
-            disk_fails: false,
         };
         let ledger = Ledger::new(&plan, keeps_text);
         Arc::new(Self {
@@ -116,8 +113,7 @@ impl World {
 
     /// Another disk, or the same after a power cut.
     pub fn put_disk(&self, disk: Disk) {
-        let mut outside = self.outside();
-        (outside.disk, outside.disk_fails) = (disk, false);
+        self.outside().disk = disk;
     }
 
     /// How far a mailing is.
@@ -207,18 +203,18 @@ impl World {
 
     /// Operations of the disk fail so many times.
     pub fn fail_disk(&self, fault: Fault, times: u32) {
-        let mut outside = self.outside();
-        outside.disk.fail(fault, times);
-        outside.disk_fails = true;
+        self.outside().disk.fail(fault, times);
     }
 
     /// Whether anything keeps deliveries from being attempted in time, outside of the process.
     pub fn is_troubled(&self) -> bool {
         let outside = self.outside();
-        outside.dns.0 != DnsMood::Well
-            || outside.sites.iter().any(|site| site.often.0 > 0)
-            || outside.disk_fails
-            || outside.disk_trouble_until > Duration::ZERO
+        outside.dns.0 != DnsMood::Well || outside.sites.iter().any(|site| site.often.0 > 0) || outside.disk_is_hurt()
+    }
+
+    /// Whether the disk is full, or its operations are to fail.
+    pub fn disk_is_hurt(&self) -> bool {
+        self.outside().disk_is_hurt()
     }
 
     /// The disk is full until then.
@@ -236,7 +232,6 @@ impl World {
             outside.calm = true;
             outside.disk_trouble_until = Duration::ZERO;
             outside.disk.heal();
-            outside.disk_fails = false;
             for site in &mut outside.sites {
                 site.often.1 = Duration::ZERO;
             }
@@ -279,6 +274,12 @@ impl World {
 
     fn outside(&self) -> MutexGuard<'_, Outside> {
         self.outside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Outside {
+    fn disk_is_hurt(&self) -> bool {
+        self.disk.will_fail() || self.disk_trouble_until > Duration::ZERO
     }
 }
 

@@ -75,7 +75,8 @@ impl Client<'_> {
     /// One mailing, to its end or to somebody's leaving.
     async fn message(&mut self, place: usize) -> Result<(), Over> {
         let mailing = &self.scene.world.plan.mailings[place];
-        let token = self.scene.ledger().begin(place, mailing, self.plan);
+        let moment = self.scene.moment();
+        let token = self.scene.ledger().begin(place, mailing, self.plan, moment);
         if self.scene.world.random.below(20) == 0 {
             // Begins, and thinks better of it.
             self.say(format!("{}RSET\r\n", self.mail(token, mailing))).await?;

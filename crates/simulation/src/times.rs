@@ -25,6 +25,10 @@ pub struct Deferral<'a> {
 
 /// Beyond the rest of a lane, how late an attempt may come: windows are loaded anew, and others go first.
 const TURN: Duration = Duration::from_secs(600);
+/// An outcome that was read is recorded within this time, unless the disk was hurt so shortly before.
+const RECORDED: Duration = Duration::from_secs(60);
+/// How often at least it is noted that the disk is hurt, and what that brings with it.
+const DISK_AFTERMATH: Duration = Duration::from_secs(120);
 /// What began in trouble may hold a connection for so long afterwards, and keep others waiting.
 const AFTERMATH: Duration = Duration::from_secs(1800);
 
@@ -93,6 +97,11 @@ impl Ledger {
     /// Nothing has been in the way of deliveries for so long that they must come in time.
     pub fn is_quiet(&self) -> bool {
         self.age > self.troubled + AFTERMATH + self.patience()
+    }
+
+    /// Whether an outcome that the process has read then must be recorded, and told of, by now.
+    pub fn is_late(&self, heard: Duration) -> bool {
+        self.age > heard + RECORDED && heard > self.disk_hurt + DISK_AFTERMATH
     }
 
     /// How late an attempt may be if nothing is in its way.

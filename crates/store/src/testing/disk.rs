@@ -184,6 +184,11 @@ impl Disk {
         inner.faults.push(planned);
     }
 
+    /// Whether faults are still to come.
+    pub fn will_fail(&self) -> bool {
+        self.lock().faults.iter().any(|planned| planned.times > 0)
+    }
+
     /// Nothing fails any more.
     pub fn heal(&self) {
         self.lock().faults.clear();
