@@ -123,6 +123,12 @@ impl Line {
             // RFC 8446 §6.1: each side says that it ends. Who does not listen is not waited for.
             let _ = tokio::time::timeout(FAREWELL, self.stream.shutdown()).await;
         }
+        self.hang_up();
+    }
+
+    /// Gives the connection of a closed line back: for the peer, and for our limits, it is one until then.
+    pub fn hang_up(&mut self) {
+        drop(self.take_stream());
     }
 
     /// Why it is closed; to be asked once it is.

@@ -269,6 +269,10 @@ impl Run<'_> {
                 *hosts = self.hosts();
                 may_be_stale = false;
             }
+            if let Some(lost) = slot.as_mut().filter(|line| line.closed().is_some()) {
+                // The lane was granted one connection.
+                lost.hang_up();
+            }
             let line = match slot {
                 Some(line) if line.closed().is_none() => line,
                 _ => match self.connect_unless_hopeless(hosts, &want, hopeless).await {

@@ -83,8 +83,12 @@ pub fn close(ledger: &mut Ledger) {
     for transaction in ledger.transactions.iter().filter(|it| it.id.is_some()) {
         let Some(from) = &transaction.from else { continue };
         for recipient in transaction.recipients.iter().filter(|it| it.taken) {
-            let Some(owed) = owed(ledger, transaction, recipient) else { continue };
             let heard = |words: &[&str]| recipient.reports.iter().any(|(told, _)| words.contains(&told.as_str()));
+            if owes_delay(ledger, transaction, recipient) && !heard(DELAY) && !lost.contains(from.as_str()) {
+                let found = format!("{} was late, and {from} never heard of it", recipient.address);
+                failures.push(("every sender is told of a delay", found));
+            }
+            let Some(owed) = owed(ledger, transaction, recipient) else { continue };
             // A report that nobody takes is the end of it.
             if !heard(owed) && !lost.contains(from.as_str()) {
                 let found = format!("{} is {}, and {from} never heard of it", recipient.address, owed[0]);
@@ -102,6 +106,7 @@ pub fn close(ledger: &mut Ledger) {
     }
 }
 
+const DELAY: &[&str] = &["delayed"];
 const FAILURE: &[&str] = &["failed"];
 const SUCCESS: &[&str] = &["relayed", "delivered"];
 
@@ -123,6 +128,13 @@ fn owed(ledger: &Ledger, transaction: &Transaction, recipient: &Recipient) -> Op
         None if ledger.is_doomed(transaction, recipient) => None,
         None => succeeded,
     }
+}
+
+/// Whether the sender of a recipient must have heard that it is late.
+fn owes_delay(ledger: &Ledger, transaction: &Transaction, recipient: &Recipient) -> bool {
+    let told = transaction.id.and_then(|id| ledger.told.get(&id));
+    let state = told.and_then(|told| told.recipients.iter().find(|state| state.address == recipient.address));
+    wants(recipient.notify, "delayed") && state.is_some_and(|state| state.delay_owed.is_some())
 }
 
 /// Addresses to which a report came to its end undelivered.
@@ -354,6 +366,7 @@ mod tests {
             may_be_removed: false,
             flying: false,
             next: None,
+            delay_owed: None,
             landed: None,
         };
         let recipients = to.iter().map(state).collect();

@@ -67,8 +67,8 @@ pub enum Harm {
     Death { how: Death, at_outcome: bool, steps: u64, pause: Duration },
     /// Operations of the disk fail so many times.
     Disk { fault: Fault, times: u32 },
-    /// The disk is full for a while.
-    Full { lasts: Duration },
+    /// The disk has no octets, or no inodes, to give for a while.
+    Full { lasts: Duration, inodes: bool },
     /// The DNS behaves so for a while.
     Dns { mood: DnsMood, lasts: Duration },
     /// The wall clock jumps by so many milliseconds.
@@ -146,7 +146,7 @@ fn one(random: &Randomness, span: usize, sites: usize) -> Harm {
             let most = if fault == Fault::Read { 2 } else { 6 };
             Harm::Disk { fault, times: 1 + random.below(most) as u32 }
         }
-        6 => Harm::Full { lasts },
+        6 => Harm::Full { lasts, inodes: lasts.as_millis() % 3 == 0 },
         7 | 8 => {
             let moods = [DnsMood::Down, DnsMood::Slow, DnsMood::Changed, DnsMood::Lies];
             Harm::Dns { mood: moods[random.below(moods.len())], lasts }

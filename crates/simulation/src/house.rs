@@ -34,14 +34,23 @@ pub struct House {
     pub queue: Queue,
     /// What takes connections.
     pub reception: Reception,
-    /// What reception counts.
-    pub incoming: reception::Metrics,
-    /// What the queue counts.
-    pub metrics: queue::Metrics,
+    /// What may not grow beyond its bound.
+    pub gauges: Gauges,
+}
+
+/// What the rooms say that they hold.
+#[derive(Clone)]
+pub struct Gauges {
+    store: Store,
+    queue: queue::Metrics,
+    reception: reception::Metrics,
 }
 
 /// Octets of content that the store may keep in memory.
-pub const CONTENT_MEMORY: u64 = 1 << 20;
+const CONTENT_MEMORY: u64 = 1 << 20;
+
+/// With fewer inodes no mail is taken.
+const FLOOR_INODES: u64 = 100;
 
 impl House {
     /// Opens the store and puts everything in motion.
@@ -59,15 +68,16 @@ impl House {
         )?;
         tokio::spawn(driver.run());
         let resolver: Arc<dyn dns::Resolve> = Arc::new(SimResolver(scene.clone()));
-        let metrics = queue::Metrics::default();
+        let (metrics, incoming) = (queue::Metrics::default(), reception::Metrics::default());
+        let gauges = Gauges { store: store.clone(), queue: metrics.clone(), reception: incoming.clone() };
         let queue = Queue::new(queue::Parts {
             store: store.clone(),
             resolver: resolver.clone(),
             settings: settings(scene),
             clock: clock.clone(),
             randomness: random.clone(),
-            observer: Arc::new(Witness(scene.clone())),
-            metrics: metrics.clone(),
+            observer: Arc::new(Witness { scene: scene.clone(), gauges: gauges.clone() }),
+            metrics,
         })
         .expect("the settings are sound");
         match planted {
@@ -89,7 +99,6 @@ impl House {
             reports: Arc::new(tls::report::NoReports),
             metrics: delivery::Metrics::default(),
         });
-        let incoming = reception::Metrics::default();
         let intake = QueueIntake::new(queue.clone());
         let intake: Arc<dyn Intake> =
             if planted == Some(Planted::ReportForNull) { Arc::new(Renaming(intake)) } else { Arc::new(intake) };
@@ -98,7 +107,7 @@ impl House {
             intake,
             clock,
             ids,
-            metrics: incoming.clone(),
+            metrics: incoming,
             directory: directory::Directory::new(directory::Metrics::default()),
             observer: Arc::new(()),
         });
@@ -108,7 +117,27 @@ impl House {
             async move { queue.run().await }
         });
         tokio::spawn(deliver(scene.clone(), queue.clone(), deliverer));
-        Ok(Self { store, queue, reception, incoming, metrics })
+        Ok(Self { store, queue, reception, gauges })
+    }
+}
+
+impl Gauges {
+    /// Holds them against the limits.
+    pub fn check(&self, scene: &Scene) {
+        let policy = &scene.world.plan.policy;
+        let in_memory = usize::try_from(self.queue.in_memory.get()).unwrap_or(0);
+        let in_flight = u64::try_from(self.reception.in_flight_bytes.get()).unwrap_or(0);
+        let content = self.store.status().content_memory;
+        let mut ledger = scene.ledger();
+        if in_memory > policy.in_memory {
+            ledger.fail("deliveries in memory keep to the limit", format!("{in_memory} of {}", policy.in_memory));
+        }
+        if in_flight > policy.in_flight {
+            ledger.fail("content in flight keeps to the limit", format!("{in_flight} of {}", policy.in_flight));
+        }
+        if content > CONTENT_MEMORY {
+            ledger.fail("content in memory keeps to the limit", format!("{content} of {CONTENT_MEMORY}"));
+        }
     }
 }
 
@@ -120,6 +149,7 @@ fn options(large: bool) -> Options {
             checkpoint_messages: 1024,
             checkpoint_bytes: 8 << 20,
             checkpoint_every: Duration::from_secs(3600),
+            floor_inodes: FLOOR_INODES,
             ..Options::small()
         };
     }
@@ -130,6 +160,7 @@ fn options(large: bool) -> Options {
         checkpoint_messages: 16,
         checkpoint_bytes: 256 << 10,
         checkpoint_every: Duration::from_secs(300),
+        floor_inodes: FLOOR_INODES,
         ..Options::small()
     }
 }
@@ -170,22 +201,26 @@ fn name(name: &str) -> Domain {
 }
 
 /// Writes the facts of the process into the ledger, as long as it lives.
-struct Witness(Arc<Scene>);
+struct Witness {
+    scene: Arc<Scene>,
+    gauges: Gauges,
+}
 
 impl Observer for Witness {
     fn observe(&self, event: &Event) {
-        if self.0.life.is_over() {
+        if self.scene.life.is_over() {
             return;
         }
-        let now = self.0.moment();
-        self.0.ledger().observe(event, now);
+        let now = self.scene.moment();
+        self.scene.ledger().observe(event, now);
         if matches!(event, Event::Attempted { outcome, .. } if outcome.is_final()) {
-            self.0.life.told_outcome();
+            self.scene.life.told_outcome();
         }
+        self.gauges.check(&self.scene);
         match event {
             Event::Accepted { message, envelope, size } => {
                 let from = &envelope.reverse_path;
-                self.0.note(format_args!("{message} accepted: {size} octets from {from:?}"));
+                self.scene.note(format_args!("{message} accepted: {size} octets from {from:?}"));
             }
             Event::Attempted { message, recipient, outcome, attempts, next, .. } => {
                 let to = recipient.mailbox().map(ToString::to_string).unwrap_or_default();
@@ -194,9 +229,9 @@ impl Observer for Witness {
                     _ => String::new(),
                 };
                 let word = outcome.word();
-                self.0.note(format_args!("{message} {to} {word} (attempt {attempts}, next {next:?}) {why}"));
+                self.scene.note(format_args!("{message} {to} {word} (attempt {attempts}, next {next:?}) {why}"));
             }
-            other => self.0.note(format_args!("{other:?}")),
+            other => self.scene.note(format_args!("{other:?}")),
         }
     }
 }
@@ -224,10 +259,25 @@ impl Dial for SimDial {
             }
             let piece = [0, 1, 7, 100][scene.world.random.below(4)];
             let (ours, theirs) = network::connect(&scene.life, &scene.world.random, piece);
+            let ours = called(scene, ours, site);
             tokio::spawn(host::serve(scene.clone(), site, theirs));
             Ok(Box::new(ours) as Box<dyn Stream>)
         })
     }
+}
+
+/// Counts a connection to a site, as long as the process has it.
+fn called(scene: &Scene, ours: network::End, site: usize) -> network::End {
+    let host = scene.world.plan.sites[site].hosts[0];
+    let ours = ours.counted(&scene.calls, host);
+    let (here, total) = (scene.calls.of(host), scene.calls.total());
+    let policy = &scene.world.plan.policy;
+    let most = policy.connections.min(policy.limits.per_source as usize);
+    if here > policy.limits.per_site as usize || total > most {
+        let found = format!("{here} open to site {site}, {total} in total");
+        scene.ledger().fail("connections that go out keep to the limits", found);
+    }
+    ours
 }
 
 /// Gives every granted connection a task of its own.

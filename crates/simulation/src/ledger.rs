@@ -11,7 +11,7 @@ use mail::{Envelope, Event, MessageId, Outcome, ReversePath, Timestamp};
 
 use crate::plan::{Addressee, Mailing, Plan, Policy, Sender};
 use crate::reasons::Reasons;
-use crate::times::{Deferral, Rests};
+use crate::times::{Deferral, RECORDED, Rests};
 use crate::trace::Trace;
 
 /// A message once as a sender gave it; the same mailing given again is another one.
@@ -114,6 +114,8 @@ pub struct State {
     pub flying: bool,
     /// When the next attempt is due, as it was told, and how often the wall clock had jumped by then.
     pub next: Option<(Timestamp, u64)>,
+    /// When an attempt failed after which its sender must hear of the delay, as nothing was in the way.
+    pub delay_owed: Option<Duration>,
     /// When its present attempt ended, for the bounds of the next one.
     pub landed: Option<(Timestamp, u64)>,
 }
@@ -401,6 +403,7 @@ impl Ledger {
             may_be_removed: self.removes_all,
             flying: false,
             next: None,
+            delay_owed: None,
             landed: None,
         };
         // A report came after the message that it is about was begun.
@@ -429,10 +432,13 @@ impl Ledger {
         let heard = recipient.as_ref().and_then(|recipient| recipient.heard_in(life));
         let arrived = recipient.map(|recipient| recipient.arrivals.len());
         let late = heard.is_some_and(|heard| self.is_late(heard));
+        let delays = self.tells_delays();
         let Some(told) = self.told.get_mut(id) else {
             return self.fail("what is told of was accepted", format!("an attempt of {id}, which nobody accepted"));
         };
         let (null, received_at) = (told.null, told.received_at);
+        let delayed = delays.is_some_and(|after| !null && now.wall >= received_at + after);
+        let age_of_world = self.age;
         let Some(state) = told.recipients.iter_mut().find(|state| state.address == *address) else { return };
         if let Some(end) = state.end {
             return self.fail("an end is told once", format!("{id} for {address}: {} after {end}", outcome.word()));
@@ -441,6 +447,9 @@ impl Ledger {
         if outcome.is_final() {
             state.end = Some(outcome.word());
         } else {
+            if state.hold == Hold::No && delayed {
+                state.delay_owed.get_or_insert(age_of_world);
+            }
             state.next = next.map(|next| (next, now.jumps));
         }
         let may_be_removed = state.may_be_removed;
@@ -531,9 +540,12 @@ impl Ledger {
         self.counts.deaths += 1;
         self.removes_all = false;
         self.rests.clear();
+        let age = self.age;
         for state in self.told.values_mut().flat_map(|told| &mut told.recipients) {
             state.flying = false;
             state.landed = None;
+            // Perhaps the report did not come to pass, and the next attempt made it needless.
+            state.delay_owed = state.delay_owed.filter(|owed| *owed + RECORDED < age);
         }
     }
 

@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 use crate::audit;
 use crate::clock::SimClock;
 use crate::harm::Harm;
-use crate::house::{CONTENT_MEMORY, House};
+use crate::house::House;
 use crate::ledger::{Counts, Failure, Hold};
 use crate::life::{Death, Life};
 use crate::network::Places;
@@ -114,6 +114,7 @@ async fn live(world: &Arc<World>, age: Duration, harms: &mut usize) -> Ended {
         life: Arc::new(Life::new(Randomness::seeded(world.random.next_u64()))),
         clock: SimClock::new(&world.skew, age),
         places: Places::default(),
+        calls: Places::default(),
         alarm: Notify::new(),
     });
     let number = world.ledger().life;
@@ -233,7 +234,7 @@ async fn events(scene: &Arc<Scene>, house: &Arc<House>, harms: &mut usize, pause
         }
         if age >= audited + audits {
             audited = age;
-            within_limits(scene, house);
+            house.gauges.check(scene);
             let Some(found) = audit::audit(scene, &house.store).await else { continue };
             if scene.ledger().failure.is_some() {
                 return;
@@ -304,7 +305,7 @@ fn befall(scene: &Scene, harm: &Harm) {
     let age = scene.clock.age();
     match harm {
         Harm::Disk { fault, times } => world.fail_disk(*fault, *times),
-        Harm::Full { lasts } => world.fill_disk(age + *lasts),
+        Harm::Full { lasts, inodes } => world.fill_disk(age + *lasts, *inodes),
         Harm::Dns { mood, lasts } => world.put_dns(*mood, age + *lasts),
         Harm::Clock { millis } => {
             scene.ledger().reasons.jumps(age, scene.clock.now());
@@ -397,24 +398,6 @@ async fn hold_all(scene: &Arc<Scene>, house: &Arc<House>) {
             let state = told.recipients.get_mut(place).filter(|state| state.end.is_none() && !state.flying);
             state.into_iter().for_each(|state| state.hold = Hold::Firm);
         }
-    }
-}
-
-/// What may never grow beyond its bound.
-fn within_limits(scene: &Scene, house: &House) {
-    let policy = &scene.world.plan.policy;
-    let in_memory = usize::try_from(house.metrics.in_memory.get()).unwrap_or(0);
-    let in_flight = u64::try_from(house.incoming.in_flight_bytes.get()).unwrap_or(0);
-    let content = house.store.status().content_memory;
-    let mut ledger = scene.ledger();
-    if in_memory > policy.in_memory {
-        ledger.fail("deliveries in memory keep to the limit", format!("{in_memory} of {}", policy.in_memory));
-    }
-    if in_flight > policy.in_flight {
-        ledger.fail("content in flight keeps to the limit", format!("{in_flight} of {}", policy.in_flight));
-    }
-    if content > CONTENT_MEMORY {
-        ledger.fail("content in memory keeps to the limit", format!("{content} of {CONTENT_MEMORY}"));
     }
 }
 

@@ -18,6 +18,9 @@ use crate::life::Life;
 use crate::network::Places;
 use crate::plan::{Options, Plan};
 
+/// Inodes that are free on a disk that has some.
+const INODES: u64 = 1_000_000;
+
 /// What goes on whatever becomes of the process.
 pub struct World {
     /// The plan.
@@ -70,6 +73,8 @@ pub struct Scene {
     pub clock: SimClock,
     /// Connections that the process has taken.
     pub places: Places,
+    /// Connections that the process has made, by the first host of the site.
+    pub calls: Places,
     /// Rung when something does not hold.
     pub alarm: Notify,
 }
@@ -197,6 +202,7 @@ impl World {
         }
         if outside.disk_trouble_until <= now {
             outside.disk.set_capacity(256 << 20);
+            outside.disk.set_inodes(INODES);
             outside.disk_trouble_until = Duration::ZERO;
         }
     }
@@ -217,11 +223,15 @@ impl World {
         self.outside().disk_is_hurt()
     }
 
-    /// The disk is full until then.
-    pub fn fill_disk(&self, until: Duration) {
+    /// The disk is full until then, or has no inodes left.
+    pub fn fill_disk(&self, until: Duration, inodes: bool) {
         let mut outside = self.outside();
-        let used = outside.disk.used();
-        outside.disk.set_capacity(used + 10_000);
+        if inodes {
+            outside.disk.set_inodes(0);
+        } else {
+            let used = outside.disk.used();
+            outside.disk.set_capacity(used + 10_000);
+        }
         outside.disk_trouble_until = until;
     }
 

@@ -16,6 +16,8 @@ use crate::talk::{Over, Talk};
 
 /// How long a sender waits for a reply.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// How long after all harm everybody is served again.
+const RECOVERY: Duration = Duration::from_secs(1800);
 /// How often it tries.
 const TRIES: u32 = 12;
 
@@ -45,7 +47,7 @@ pub async fn run(scene: Arc<Scene>, number: usize, mailings: Vec<usize>, door: D
         }
         let port = 1024 + scene.world.random.below(60_000) as u16;
         if let Some(end) = door(SocketAddr::new(plan.address, port)) {
-            let mut client = Client { scene: &scene, talk: Talk::new(end), plan: &plan };
+            let mut client = Client { scene: &scene, talk: Talk::new(end), plan: &plan, refused: false };
             // What it was told it has written down by then.
             let _ = client.session(&batch).await;
         }
@@ -57,6 +59,8 @@ struct Client<'a> {
     scene: &'a Scene,
     talk: Talk,
     plan: &'a Sender,
+    /// Whether something of the present transaction was refused.
+    refused: bool,
 }
 
 impl Client<'_> {
@@ -69,19 +73,20 @@ impl Client<'_> {
             self.message(*at).await?;
         }
         self.say("QUIT\r\n").await?;
-        self.talk.reply(PATIENCE).await.map(|_| ())
+        self.reply().await.map(|_| ())
     }
 
     /// One mailing, to its end or to somebody's leaving.
     async fn message(&mut self, place: usize) -> Result<(), Over> {
         let mailing = &self.scene.world.plan.mailings[place];
         let moment = self.scene.moment();
+        self.refused = false;
         let token = self.scene.ledger().begin(place, mailing, self.plan, moment);
         if self.scene.world.random.below(20) == 0 {
             // Begins, and thinks better of it.
             self.say(format!("{}RSET\r\n", self.mail(token, mailing))).await?;
-            self.talk.reply(PATIENCE).await?;
-            self.talk.reply(PATIENCE).await?;
+            self.reply().await?;
+            self.reply().await?;
         }
         let taken = if self.plan.pipelines && !self.plan.chunks {
             self.ahead(token, mailing).await?
@@ -97,7 +102,7 @@ impl Client<'_> {
         } else {
             self.content(token, &body).await?
         }
-        let (code, text) = self.talk.reply(PATIENCE).await?;
+        let (code, text) = self.reply().await?;
         self.scene.note(format_args!("t{token} is answered with {code} {text}"));
         let mut ledger = self.scene.ledger();
         if code == 250 {
@@ -149,38 +154,38 @@ impl Client<'_> {
     async fn ahead(&mut self, token: usize, mailing: &Mailing) -> Result<bool, Over> {
         let recipients = self.recipients(token);
         self.say(self.mail(token, mailing) + &recipients.concat() + "DATA\r\n").await?;
-        let (mail, _) = self.talk.reply(PATIENCE).await?;
+        let (mail, _) = self.reply().await?;
         for at in 0..recipients.len() {
-            let (code, _) = self.talk.reply(PATIENCE).await?;
+            let (code, _) = self.reply().await?;
             self.scene.ledger().transactions[token].recipients[at].taken = code == 250 && mail == 250;
         }
-        let (code, _) = self.talk.reply(PATIENCE).await?;
+        let (code, _) = self.reply().await?;
         Ok(code == 354)
     }
 
     /// Each command after the reply to the one before.
     async fn in_turn(&mut self, token: usize, mailing: &Mailing) -> Result<bool, Over> {
         self.say(self.mail(token, mailing)).await?;
-        if self.talk.reply(PATIENCE).await?.0 != 250 {
+        if self.reply().await?.0 != 250 {
             return Ok(false);
         }
         let mut taken = false;
         for (at, line) in self.recipients(token).into_iter().enumerate() {
             self.say(line).await?;
-            let (code, _) = self.talk.reply(PATIENCE).await?;
+            let (code, _) = self.reply().await?;
             self.scene.ledger().transactions[token].recipients[at].taken = code == 250;
             taken |= code == 250;
         }
         if !taken {
             self.say("RSET\r\n").await?;
-            self.talk.reply(PATIENCE).await?;
+            self.reply().await?;
             return Ok(false);
         }
         if self.plan.chunks {
             return Ok(true);
         }
         self.say("DATA\r\n").await?;
-        Ok(self.talk.reply(PATIENCE).await?.0 == 354)
+        Ok(self.reply().await?.0 == 354)
     }
 
     async fn content(&mut self, token: usize, body: &[u8]) -> Result<(), Over> {
@@ -198,7 +203,7 @@ impl Client<'_> {
         if at > 0 {
             self.say(format!("BDAT {at}\r\n")).await?;
             self.talk.say(&body[..at]).await?;
-            if self.talk.reply(PATIENCE).await?.0 != 250 {
+            if self.reply().await?.0 != 250 {
                 return Err(Over);
             }
         }
@@ -227,8 +232,21 @@ impl Client<'_> {
         self.talk.say(octets).await
     }
 
+    /// The next reply. Nobody here sends what deserves a refusal for good, nor, once all is well and nobody else is served,
+    /// one for the moment; what comes behind a refusal may be refused for its sake.
+    async fn reply(&mut self) -> Result<(u16, String), Over> {
+        let (code, text) = self.talk.reply(PATIENCE).await?;
+        let (scene, before) = (self.scene, self.refused);
+        self.refused |= code >= 400;
+        let well = scene.world.is_calm() && scene.clock.age() > scene.world.plan.calm + RECOVERY;
+        if !before && (code >= 500 || code >= 400 && well && scene.places.total() == 1) {
+            scene.ledger().fail("valid mail is taken", format!("{code} {text}"));
+        }
+        Ok((code, text))
+    }
+
     async fn expect(&mut self, wanted: u16) -> Result<(), Over> {
-        if self.talk.reply(PATIENCE).await?.0 == wanted { Ok(()) } else { Err(Over) }
+        if self.reply().await?.0 == wanted { Ok(()) } else { Err(Over) }
     }
 
     async fn latency(&self) {

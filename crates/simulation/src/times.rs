@@ -26,7 +26,9 @@ pub struct Deferral<'a> {
 /// Beyond the rest of a lane, how late an attempt may come: windows are loaded anew, and others go first.
 const TURN: Duration = Duration::from_secs(600);
 /// An outcome that was read is recorded within this time, unless the disk was hurt so shortly before.
-const RECORDED: Duration = Duration::from_secs(60);
+pub const RECORDED: Duration = Duration::from_secs(60);
+/// For so long after a jump of the clock nothing expires, and a little longer.
+const JUMPED: Duration = Duration::from_secs(3660);
 /// How often at least it is noted that the disk is hurt, and what that brings with it.
 const DISK_AFTERMATH: Duration = Duration::from_secs(120);
 /// What began in trouble may hold a connection for so long afterwards, and keep others waiting.
@@ -97,6 +99,13 @@ impl Ledger {
     /// Nothing has been in the way of deliveries for so long that they must come in time.
     pub fn is_quiet(&self) -> bool {
         self.age > self.troubled + AFTERMATH + self.patience()
+    }
+
+    /// After which time senders hear of a delay, if nothing is in the way; the clock has stood for longer than the hour in
+    /// which the queue tells nothing after a jump.
+    pub fn tells_delays(&self) -> Option<Duration> {
+        let quiet = self.is_quiet() && self.age > self.troubled + JUMPED;
+        self.policy.retry.delay_notice.filter(|after| quiet && *after < self.policy.retry.expire)
     }
 
     /// Whether an outcome that the process has read then must be recorded, and told of, by now.

@@ -90,6 +90,23 @@ async fn the_next_host_is_tried_when_one_breaks_before_it_has_the_message() {
     }
 }
 
+/// A lane is granted one connection: the host that is left sees it end before another one is asked.
+#[tokio::test]
+async fn one_connection_is_given_back_before_the_next_is_opened() {
+    for bad in ["S 421 bye\nhang\n", "S 250 ok\nS 250 ok\nS what\nhang\n"] {
+        let mut house = House::plain(1).await;
+        let first = Peer::start(&[&script(&[HELLO, GROUP, bad])]).await;
+        let second = Peer::start(&[&script(&["wait\n", HELLO, TAKES, BYE])]).await;
+        let hosts = vec![first.host(10), second.host(20)];
+        let (story, ()) = tokio::join!(house.run(hosts), async {
+            first.contents().await;
+            second.go_on();
+        });
+        assert_eq!(story.only(), "0 delivered 250 taken", "{bad}");
+        second.contents().await;
+    }
+}
+
 #[tokio::test]
 async fn a_goodbye_is_heard_although_the_connection_was_reset_behind_it() {
     let content = format!("Subject: large\r\n\r\n{}", "some text\r\n".repeat(100_000));

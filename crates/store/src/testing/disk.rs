@@ -204,7 +204,7 @@ impl Disk {
         self.lock().capacity = capacity;
     }
 
-    /// Sets how many inodes are free.
+    /// Sets how many inodes are free; with none, no file is made.
     pub fn set_inodes(&self, inodes: u64) {
         self.lock().inodes = inodes;
     }
@@ -442,7 +442,7 @@ impl Files for Disk {
 
     fn create(&self, name: &str, len: u64) -> io::Result<Arc<dyn File>> {
         let mut inner = self.begin()?;
-        if inner.used() + len > inner.capacity {
+        if inner.used() + len > inner.capacity || inner.inodes == 0 {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let file = inner.next_file;
