@@ -146,7 +146,7 @@ fn one(random: &Randomness, span: usize, sites: usize) -> Harm {
             let most = if fault == Fault::Read { 2 } else { 6 };
             Harm::Disk { fault, times: 1 + random.below(most) as u32 }
         }
-        6 => Harm::Full { lasts, inodes: lasts.as_millis() % 3 == 0 },
+        6 => Harm::Full { lasts, inodes: lasts.as_millis().is_multiple_of(3) },
         7 | 8 => {
             let moods = [DnsMood::Down, DnsMood::Slow, DnsMood::Changed, DnsMood::Lies];
             Harm::Dns { mood: moods[random.below(moods.len())], lasts }

@@ -199,6 +199,8 @@ pub struct Ledger {
     pub disk_hurt: Duration,
     /// Which life it is.
     pub life: u32,
+    /// Whether an operator's command is being carried out: beyond its window the queue holds what that takes in hand.
+    pub commanded: bool,
     /// Whether an operator is removing everything, also what comes meanwhile.
     pub removes_all: bool,
     /// Whether the world came to its end, and all was settled.
@@ -233,6 +235,7 @@ impl Ledger {
             age: Duration::ZERO,
             disk_hurt: Duration::ZERO,
             life: 0,
+            commanded: false,
             removes_all: false,
             closed: false,
         }
@@ -538,7 +541,7 @@ impl Ledger {
     /// The process is dead: nothing of it flies.
     pub fn died(&mut self) {
         self.counts.deaths += 1;
-        self.removes_all = false;
+        (self.commanded, self.removes_all) = (false, false);
         self.rests.clear();
         let age = self.age;
         for state in self.told.values_mut().flat_map(|told| &mut told.recipients) {

@@ -333,6 +333,7 @@ async fn command(scene: &Arc<Scene>, house: &Arc<House>, action: Action, selecti
     let mut removable = Vec::new();
     {
         let mut ledger = scene.ledger();
+        ledger.commanded = true;
         ledger.removes_all = removes && selection.id.is_none();
         for (id, told) in ledger.told.iter_mut().filter(|(id, _)| meant(id)) {
             for (place, state) in told.recipients.iter_mut().enumerate() {
@@ -358,7 +359,10 @@ async fn command(scene: &Arc<Scene>, house: &Arc<House>, action: Action, selecti
     if scene.life.is_over() {
         return;
     }
-    scene.ledger().removes_all = false;
+    {
+        let mut ledger = scene.ledger();
+        (ledger.commanded, ledger.removes_all) = (false, false);
+    }
     let Ok(acted) = acted else { return };
     if removes && acted.changed + acted.in_flight + acted.busy == 0 {
         let mut ledger = scene.ledger();
