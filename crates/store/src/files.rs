@@ -221,6 +221,14 @@ impl RealFile {
     }
 }
 
+/// A file that is not there any more went in an earlier try, of which only the sync of the names failed.
+pub(crate) fn unless_gone(done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}
+
 /// Calls again when a signal came in between.
 fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
     loop {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::Engine;
 use crate::error::{IndexError, OpenError};
+use crate::files::unless_gone;
 use crate::index::{Checkpoint, Index, Snapshot};
 use crate::overlay::Overlay;
 use crate::recover::Recovery;
@@ -364,7 +365,7 @@ impl Engine {
         let file = open.remove(&number);
         let name = segment_name(number);
         if damaged {
-            self.files.rename(&name, &format!("quarantine/{name}"))?;
+            unless_gone(self.files.rename(&name, &format!("quarantine/{name}")))?;
             return self.files.sync_names();
         }
         let file = match file {

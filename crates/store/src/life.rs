@@ -1,5 +1,6 @@
 //! What drives the engine: two threads in service, or one future in a simulation. Both take the same steps.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -133,8 +134,17 @@ fn join(threads: Vec<JoinHandle<()>>) {
     }
 }
 
+/// A panic on the thread ends the process: without it every commit would wait for ever, and the next start makes up for it.
 fn spawn(name: &str, life: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, OpenError> {
-    thread::Builder::new().name(name.into()).spawn(life).map_err(OpenError::files(format!("start the thread {name}")))
+    let watched = move || {
+        if catch_unwind(AssertUnwindSafe(life)).is_err() {
+            std::process::abort();
+        }
+    };
+    thread::Builder::new()
+        .name(name.into())
+        .spawn(watched)
+        .map_err(OpenError::files(format!("start the thread {name}")))
 }
 
 /// The work itself.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mail::Randomness;
 
-use crate::files::{File, Files};
+use crate::files::{File, Files, unless_gone};
 use crate::frame::{BLOCK, FIRST_BATCH, FrameAt, HEADER, Header, SegmentHeader, align};
 use crate::options::Options;
 use crate::record::Payload;
@@ -339,15 +339,12 @@ impl Spares {
             Some(file) if welcome => {
                 let name = self.next_name();
                 self.files.rename(segment, &name)?;
-                self.files.sync_names()?;
+                // Also if the sync fails: whoever makes a segment of it syncs the names again.
                 self.ready().files.push((name, file));
             }
-            _ => {
-                self.files.remove(segment)?;
-                self.files.sync_names()?;
-            }
+            _ => unless_gone(self.files.remove(segment))?,
         }
-        Ok(())
+        self.files.sync_names()
     }
 
     /// Gives the space of those beyond the reserve back, as the disk is getting full.

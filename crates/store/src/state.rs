@@ -86,6 +86,10 @@ impl State {
         if let Some(kept) = self.in_layers(id) {
             return Known::Is(kept);
         }
+        // What the index has is older than a change that was answered as durable.
+        if self.deferred.concerns(id) {
+            return Known::Unavailable;
+        }
         match (self.warm.get(id), &self.snapshot) {
             (Some(kept), _) => Known::Is(Some(kept)),
             (None, Some(snapshot)) => Known::Ask(snapshot.clone()),

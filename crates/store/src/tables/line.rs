@@ -97,8 +97,9 @@ pub(super) struct Keeper {
 
 #[derive(Debug)]
 struct Desk {
-    /// Where the file lies; nowhere in memory.
-    files: Option<Arc<dyn Files>>,
+    in_memory: bool,
+    /// Where the file lies; nowhere in memory, nor after the end.
+    files: Mutex<Option<Arc<dyn Files>>>,
     /// Nothing while the file cannot be opened.
     book: RwLock<Option<Arc<Book>>>,
     /// What a reader stumbled over.
@@ -136,7 +137,7 @@ impl Keeper {
     }
 
     pub fn is_in_memory(&self) -> bool {
-        self.desk.files.is_none()
+        self.desk.in_memory
     }
 
     /// Hears what the time is.
@@ -189,6 +190,7 @@ impl Keeper {
         if thread.is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the thread of the tables has panicked");
         }
+        self.desk.leave();
     }
 }
 
@@ -209,7 +211,8 @@ enum Task {
 impl Desk {
     fn new(files: Option<Arc<dyn Files>>, book: Book) -> Self {
         Self {
-            files,
+            in_memory: files.is_none(),
+            files: Mutex::new(files),
             book: RwLock::new(Some(Arc::new(book))),
             trouble: Mutex::default(),
             line: Mutex::default(),
@@ -217,6 +220,16 @@ impl Desk {
             now: AtomicU64::new(0),
             swept: AtomicU64::new(0),
         }
+    }
+
+    fn files(&self) -> Option<Arc<dyn Files>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lets go of the file, whoever still has a clone of the tables: another may open it.
+    fn leave(&self) {
+        *self.book.write().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.files.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn line(&self) -> MutexGuard<'_, Line> {
@@ -338,7 +351,7 @@ impl Desk {
             Err(error) => {
                 self.note(Some(&error));
                 let (again, failed): (Vec<_>, Vec<_>) =
-                    jobs.into_iter().partition(|job| job.answer.is_none() && self.files.is_some());
+                    jobs.into_iter().partition(|job| job.answer.is_none() && !self.in_memory);
                 self.settle(&failed);
                 for job in failed {
                     job.finish(Err(error.clone().into()));
@@ -414,7 +427,7 @@ impl Desk {
         if let Some(book) = &*book {
             return Ok(Arc::clone(book));
         }
-        let Some(files) = &self.files else { return Err(IndexError::Io("memory failed".into())) };
+        let Some(files) = self.files() else { return Err(IndexError::Io("the tables are closed".into())) };
         let opened = match Book::open(files.as_ref()) {
             Err(IndexError::Broken(why)) => begin_anew(files.as_ref(), &why),
             opened => opened,
@@ -424,7 +437,7 @@ impl Desk {
 
     /// Gives the file up after an error, so that it is opened again; whether a new one was begun because it is broken.
     fn mend(&self, error: &IndexError) -> bool {
-        let Some(files) = &self.files else { return false };
+        let Some(files) = self.files() else { return false };
         let mut book = self.book.write().unwrap_or_else(PoisonError::into_inner);
         // Nothing is written through the former one from here on, whoever still reads.
         if let Some(former) = book.take() {

@@ -14,6 +14,7 @@ use crate::message::{Delivery, Schedule, StoredMessage, Update};
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::record::{ContentPlace, Payload, Record};
+use crate::segments::segment_name;
 use crate::testing::{Disk, Fault, envelope};
 
 pub(super) fn options() -> Options {
@@ -323,6 +324,44 @@ fn segments_freed_since_the_last_checkpoint_are_no_reason_to_build_the_index_ane
     let engine = open(&disk.crash());
     assert_eq!(ids(&engine), [40, 41]);
     assert_eq!(engine.metrics.rebuilds.get(), 0);
+}
+
+#[test]
+fn a_folder_that_could_not_be_synced_does_not_stop_the_freeing_of_segments() {
+    for (times, reserve) in (1..=8).flat_map(|times| [(times, 0), (times, 8)]) {
+        let disk = disk();
+        let engine = open_with(&disk, Options { reserve, ..options() });
+        for n in 1..=40 {
+            assert!(commit(&engine, n, 8000).error.is_none());
+        }
+        for n in 1..=39 {
+            assert!(finish(&engine, n).error.is_none());
+        }
+        assert!(commit(&engine, 41, 100).error.is_none());
+        engine.checkpoint();
+        disk.fail(Fault::Names, times);
+        for _ in 0..10 {
+            engine.maintain(&|| true);
+        }
+        let state = engine.state();
+        assert!(state.segments.oldest().unwrap().0 > 4, "{times} failures");
+        assert!(state.segments.numbers().all(|number| disk.names().contains(&segment_name(number))));
+    }
+}
+
+#[test]
+fn nobody_sees_a_message_as_it_was_before_a_change_that_is_durable() {
+    let disk = disk();
+    let engine = open(&disk);
+    assert!((1..=200).all(|n| commit(&engine, n, 300).error.is_none()));
+    engine.checkpoint();
+    drop(engine);
+    let engine = open_with(&disk, Options { index_cache: 0, ..options() });
+    disk.fail(Fault::Read, 1);
+    assert!(finish(&engine, 1).error.is_none());
+    assert!(engine.find(id(1)).is_err(), "it is not as the index says, and nothing else is known");
+    engine.maintain(&|| true);
+    assert!(engine.find(id(1)).unwrap().is_none());
 }
 
 #[test]
