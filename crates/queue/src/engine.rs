@@ -230,14 +230,21 @@ impl Inner {
         loop {
             let rules = self.rules();
             let found = place(&rules, &*self.resolver, &destination).await;
-            if !Arc::ptr_eq(&rules, &self.rules()) {
-                continue;
-            }
-            finding.1 = None;
-            return self.core(|core, now| match found {
-                Ok((target, placement)) => core.scheduler.placed(id, target, placement, now),
-                Err(resting) => core.scheduler.unplaceable(id, resting, now),
+            let is_current = self.core(|core, now| {
+                // A new configuration comes into force under the same lock.
+                if !Arc::ptr_eq(&rules, &self.rules()) {
+                    return false;
+                }
+                match found {
+                    Ok((target, placement)) => core.scheduler.placed(id, target, placement, now),
+                    Err(resting) => core.scheduler.unplaceable(id, resting, now),
+                }
+                true
             });
+            if is_current {
+                finding.1 = None;
+                return;
+            }
         }
     }
 }

@@ -53,8 +53,13 @@ impl Inner {
         }
     }
 
-    /// Tells the sender that the message is late. If that fails, it is tried after the next attempt.
-    pub(crate) async fn tell_delay(self: &Arc<Self>, key: Key, stored: &Arc<StoredMessage>, delivery: &Delivery) {
+    /// Tells the sender that the message is late. If that fails, false, it is tried after the next attempt.
+    pub(crate) async fn tell_delay(
+        self: &Arc<Self>,
+        key: Key,
+        stored: &Arc<StoredMessage>,
+        delivery: &Delivery,
+    ) -> bool {
         let rules = self.rules();
         let envelope = &stored.envelope;
         let until = rules.retry(&delivery.destination).expires(envelope.begins_at(), verdict::purpose(envelope));
@@ -76,7 +81,9 @@ impl Inner {
         let into = Delivery { delay_told: true, ..delivery.clone() };
         if let Err(error) = self.send(key, stored, notices, into, &rules).await {
             tracing::warn!(message = %stored.id, %error, "a delay could not be reported; trying again later");
+            return false;
         }
+        true
     }
 
     /// Commits a report together with what the delivery becomes by it.

@@ -160,8 +160,10 @@ impl Queue {
     pub fn reconfigure(&self, settings: Settings) -> Result<(), SettingsError> {
         let rules = Rules::new(settings)?;
         let (windows, weights) = (rules.settings.windows.clone(), rules.settings.weights.clone());
-        *self.0.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
-        self.0.core(|core, now| core.scheduler.reconfigure(windows, weights, now));
+        self.0.core(|core, now| {
+            *self.0.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+            core.scheduler.reconfigure(windows, weights, now);
+        });
         Ok(())
     }
 

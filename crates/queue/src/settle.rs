@@ -111,8 +111,11 @@ impl Inner {
         }
         if verdict.tell_delay
             && let Some(delivery) = verdict.into.first()
+            && !self.tell_delay(taken.key, &stored, delivery).await
+            && stored.deliveries.get(taken.key.1 as usize).is_some_and(|before| before.when() == delivery.when())
         {
-            self.tell_delay(taken.key, &stored, delivery).await;
+            // It is due as before: it is set aside, or it would come back at once, and each time to the log.
+            return;
         }
         taken.settled(&verdict::scheduled(&verdict.into));
         self.tell_end(&stored, &verdict.into, telling).await;

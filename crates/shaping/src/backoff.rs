@@ -106,6 +106,11 @@ impl Backoff {
         }
     }
 
+    /// Whether it neither rests nor is probed.
+    pub fn is_open(&self) -> bool {
+        self.state == State::Open
+    }
+
     /// When the rest ends, if the lane rests.
     pub fn resting_until(&self) -> Option<Instant> {
         match self.state {

@@ -159,9 +159,8 @@ impl Scheduler {
 
     /// No host of the lane could be reached. If no other connection of it works, the lane rests.
     pub(crate) fn unreachable(&mut self, grant: GrantId, fault: Fault, now: Now) -> Option<Setback> {
-        let state = self.lanes.grants.get_mut(&grant)?;
-        state.probe = false;
-        let id = state.lane;
+        // A probe stays one: if the lane does not rest for it, its end says that it found nothing out.
+        let id = self.lanes.grants.get(&grant)?.lane;
         let lane = self.lanes.by_id.get_mut(&id)?;
         lane.concurrency.failed(&lane.settings.limits, now.instant);
         let resting = lane.backoff.resting_until().is_some_and(|until| now.instant < until);
@@ -202,7 +201,7 @@ impl Scheduler {
     pub(crate) fn rouse(&mut self, name: &Destination) {
         if let Some(lane) = self.lane_id(name)
             && let Some(lane) = self.lanes.by_id.get_mut(&lane)
-            && lane.backoff.resting_until().is_some()
+            && !lane.backoff.is_open()
         {
             lane.backoff = Backoff::default();
         }
@@ -368,8 +367,9 @@ impl Scheduler {
     /// A delivery comes back without a word. The second time it is put off, lest it turn in circles.
     fn take_back(&mut self, key: Key, lane: LaneId, now: Now) {
         let stopped = self.stopped;
-        let Some(Entry { phase, dropped, order, .. }) = self.entries.get_mut(&key) else { return };
+        let Some(Entry { phase, dropped, order, boarded, .. }) = self.entries.get_mut(&key) else { return };
         *phase = Phase::Waiting;
+        *boarded = None;
         *dropped = dropped.saturating_add(1);
         if stopped {
             self.forget(key, now);

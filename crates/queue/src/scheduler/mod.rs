@@ -407,11 +407,11 @@ impl Scheduler {
         let returned = if ahead > STEP { ahead.min(self.lead) } else { Duration::ZERO };
         self.lead -= returned;
         self.base = Some(Now { due: now.due - returned, ..now });
-        if ahead - returned <= JUMP {
-            return None;
+        if ahead > JUMP {
+            // Also if it only returned: what was accepted meanwhile bears the time of a clock that was behind.
+            self.grace_until = Some(now.instant + GRACE);
         }
-        self.grace_until = Some(now.instant + GRACE);
-        Some(Jump::Ahead(ahead - returned))
+        (ahead - returned > JUMP).then_some(Jump::Ahead(ahead - returned))
     }
 
     /// After a start: the schedule goes on with its own clock, which never goes back. Tells by how much the wall clock did

@@ -139,3 +139,47 @@ fn domains_that_rank_the_hosts_of_a_site_differently_have_lanes_of_their_own() {
     ready.sort_unstable();
     assert_eq!(ready, [1, 2], "the third shares the lane of the first");
 }
+
+#[test]
+fn a_probe_that_finds_nobody_while_others_work_does_not_close_the_lane_for_ever() {
+    let mut world = World::new(Windows { connections: 100, ..Windows::default() }, 1);
+    // Success makes room for several connections.
+    for _ in 0..30 {
+        world.arrive(0);
+        world.engine();
+        let grant = world.grant().unwrap();
+        let _ = world.pull(0).unwrap();
+        world.scheduler.progressed(grant, None, world.now);
+        let (key, _) = world.land(0).unwrap();
+        world.settle(key, None);
+        world.end(0);
+    }
+    for _ in 0..3 {
+        world.arrive(0);
+    }
+    world.engine();
+    let (slow, dead) = (world.grant().unwrap(), world.grant().unwrap());
+    world.pull(0).unwrap();
+    assert!(world.scheduler.unreachable(dead, fault(), world.now).is_some());
+    world.end(1);
+    world.engine();
+    let rest = |world: &mut World| {
+        world.advance(Duration::from_secs(600));
+        world.arrive(0);
+        world.engine();
+        world.grant().expect("a probe goes out")
+    };
+    let probe = rest(&mut world);
+    world.pull(1).unwrap();
+    world.scheduler.progressed(slow, None, world.now);
+    assert!(world.scheduler.progressed(probe, Some(fault()), world.now).is_some());
+    let (key, _) = world.land(1).unwrap();
+    world.settle(key, None);
+    world.end(1);
+    world.engine();
+    let probe = rest(&mut world);
+    assert!(world.scheduler.unreachable(probe, fault(), world.now).is_none(), "the slow one works");
+    world.end(1);
+    world.advance(Duration::from_secs(600));
+    world.drain();
+}

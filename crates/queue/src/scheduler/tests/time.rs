@@ -30,6 +30,9 @@ fn the_schedule_never_goes_back_and_returns_when_the_clock_does() {
     assert_eq!(world.scheduler.watch_clocks(world.now), None, "it is where it would be");
     world.jump(0);
     assert_eq!((world.now.due, world.now.lead), (before + hour, Duration::ZERO));
+    assert!(!world.scheduler.may_expire(world.now), "what came meanwhile bears a time that was wrong");
+    world.advance(hour);
+    assert_eq!(world.scheduler.watch_clocks(world.now), None);
     assert!(world.scheduler.may_expire(world.now));
 }
 
