@@ -29,6 +29,8 @@ use crate::tls::Wire;
 
 /// How long the accepting of connections pauses when the operating system has no more files or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// The most connections that are still accepted when a listener closes: about as many as wait in its line.
+const LAST_ACCEPTED: usize = 1024;
 /// How long sessions that were told to end may take to say so.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -465,12 +467,14 @@ impl Accept {
         loop {
             tokio::select! {
                 biased;
-                accepted = listener.accept() => self.accepted(accepted).await,
+                // First: in a flood there is always somebody to accept.
                 changed = self.gate.changed() => if changed.is_err() { break },
+                accepted = listener.accept() => self.accepted(accepted).await,
             }
         }
         // Whoever was in the queue of the operating system has been told that there is a connection.
-        while let Some(Ok(accepted)) = listener.accept().now_or_never() {
+        for _ in 0..LAST_ACCEPTED {
+            let Some(Ok(accepted)) = listener.accept().now_or_never() else { break };
             self.accepted(Ok(accepted)).await;
         }
         tracing::info!(address = %self.local, "no longer listening");

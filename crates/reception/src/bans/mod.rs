@@ -119,8 +119,9 @@ impl Bans {
         let in_force = self.in_force.read().unwrap_or_else(PoisonError::into_inner);
         let address = address.to_canonical();
         let prefixes = in_force.prefixes.keys().filter(|(ipv4, _)| *ipv4 == address.is_ipv4());
-        let mut found = prefixes.filter_map(|(_, prefix)| in_force.bans.get(&Network::around(address, *prefix)));
-        found.find(|ban| ban.lasts(now)).cloned()
+        let found = prefixes.filter_map(|(_, prefix)| in_force.bans.get(&Network::around(address, *prefix)));
+        // One by hand counts everywhere.
+        found.filter(|ban| ban.lasts(now)).min_by_key(|ban| ban.is_for_failures()).cloned()
     }
 
     /// Counts a failed AUTH. Also those of the spared raise the level of the account, by which others are delayed.

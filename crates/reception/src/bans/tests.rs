@@ -175,3 +175,22 @@ async fn memory_is_bounded() {
     let latest = std::net::Ipv4Addr::from(MOST as u32).into();
     assert!(bans.on(latest, at(0)).is_some(), "what ends last stays");
 }
+
+#[tokio::test]
+async fn a_ban_by_hand_is_seen_behind_one_for_failures() {
+    for _ in 0..8 {
+        let bans = open(&Tables::in_memory(), at(0)).await;
+        for _ in 0..4 {
+            fail(&bans, "192.0.2.1", "anna", at(0)).await;
+        }
+        assert!(bans.on(ip("192.0.2.1"), at(1)).unwrap().is_for_failures());
+        for prefix in [24, 16, 8] {
+            let network = Network::around(ip("192.0.2.1"), prefix);
+            let author = Some("root".to_owned());
+            let by_hand = Ban { since: at(0), until: None, times: 0, author, reason: "spam".to_owned() };
+            bans.add(network, by_hand, at(1)).await.unwrap();
+            assert!(!bans.on(ip("192.0.2.1"), at(1)).unwrap().is_for_failures());
+            assert!(bans.lift(network, at(1)).await.unwrap());
+        }
+    }
+}

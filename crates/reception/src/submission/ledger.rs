@@ -85,7 +85,11 @@ impl Ledger {
         };
         if counted.begun {
             self.held.inc();
-            self.tables.put(Table::AccountUse, account, value, expires).await?;
+            if let Err(error) = self.tables.put(Table::AccountUse, account, value, expires).await {
+                // The message is not accepted; the hold stays, in memory.
+                lock(&record).take_back(sent);
+                return Err(error);
+            }
         } else {
             self.tables.put_soon(Table::AccountUse, account, value, expires);
         }
