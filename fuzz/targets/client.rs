@@ -17,8 +17,10 @@ fuzz_target!(|input: (bool, bool, Vec<Vec<u8>>)| {
     let name = Domain::parse("us.example").expect("a name");
     let mut connection =
         Connection::new(protocol, name, Timeouts::default(), now).with_security(Security { tls, credentials: true });
+    let mut input = BytesMut::new();
     for piece in pieces {
-        connection.receive(&mut BytesMut::from(&piece[..]), now);
+        input.extend_from_slice(&piece);
+        connection.receive(&mut input, now);
         let mut rounds = 0;
         while let Some(event) = connection.next_event() {
             rounds += 1;

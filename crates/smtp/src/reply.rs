@@ -45,7 +45,10 @@ struct Line {
 
 impl ReplyReader {
     /// Takes the next reply out of `input`; nothing while its end has not come. After an error the stream is unusable.
+    ///
+    /// What is left of `input` is the start of the next line: the next call finds it there, with what came since.
     pub fn next(&mut self, input: &mut BytesMut) -> Result<Option<Reply>, ReplyError> {
+        self.searched = self.searched.min(input.len());
         while let Some(end) = memchr(b'\n', &input[self.searched..]) {
             let end = self.searched + end;
             self.searched = 0;
@@ -162,6 +165,14 @@ mod tests {
         input.extend_from_slice(b"2 x\n");
         assert_eq!(reader.next(&mut input).unwrap().unwrap().code(), 252);
         assert!(!reader.is_within() && input.is_empty());
+    }
+
+    #[test]
+    fn what_was_taken_away_is_not_searched() {
+        let mut reader = ReplyReader::default();
+        assert_eq!(reader.next(&mut BytesMut::from(&b"25"[..])).unwrap(), None);
+        assert_eq!(reader.next(&mut BytesMut::new()).unwrap(), None);
+        assert_eq!(reader.next(&mut BytesMut::from(&b"250 x\r\n"[..])).unwrap().unwrap().code(), 250);
     }
 
     #[test]
