@@ -170,7 +170,7 @@ impl Run<'_> {
                     Err(fault) => return self.unproven(line, fault).await,
                 },
                 (Event::AuthFailed(why), _) => {
-                    let fault = self.not_believed(&line, &why);
+                    let fault = self.not_believed(&line, exchange.as_ref(), &why);
                     return self.unproven(line, fault).await;
                 }
                 (Event::Ready, _) => {

@@ -1,5 +1,7 @@
 //! One exchange of AUTH, by the client side of a SASL library.
 
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use mail::Fault;
 use rsasl::callback::{Context, Request, SessionCallback, SessionData};
 use rsasl::config::SASLConfig;
@@ -16,6 +18,8 @@ use super::{Mechanism, unproven};
 pub(crate) struct Exchange {
     session: Session<NoValidation>,
     mechanism: Mechanism,
+    /// What was said, as it stands on the line.
+    said: Vec<Zeroizing<String>>,
 }
 
 static BINDING: [rsasl::prelude::Mechanism; 1] = [rsasl::mechanisms::scram::SCRAM_SHA256_PLUS];
@@ -58,7 +62,7 @@ impl Exchange {
         let config = config.map_err(unproven)?;
         let name = Mechname::parse(mechanism.name().as_bytes()).map_err(unproven)?;
         let session = SASLClient::new(config).start_suggested(&[name]).map_err(unproven)?;
-        Ok(Self { session, mechanism })
+        Ok(Self { session, mechanism, said: Vec::new() })
     }
 
     /// The mechanism's name.
@@ -69,6 +73,12 @@ impl Exchange {
     /// What goes with AUTH itself, for mechanisms in which the client speaks first.
     pub fn initial(&mut self) -> Result<Option<Zeroizing<Vec<u8>>>, Fault> {
         if self.session.are_we_first() { self.step(None).map(Some) } else { Ok(None) }
+    }
+
+    /// A host's reply without what we said to it: some quote the line that they did not like, and a reply goes to logs and
+    /// reports.
+    pub fn veil(&self, reply: &str) -> String {
+        self.said.iter().fold(reply.to_owned(), |reply, said| reply.replace(said.as_str(), "(not shown)"))
     }
 
     /// The answer to a challenge.
@@ -85,6 +95,9 @@ impl Exchange {
         let mut output = Zeroizing::new(Vec::new());
         // A host that does not know the password cannot sign for it (RFC 5802 §3): that is an error here.
         self.session.step(input, &mut *output).map_err(unproven)?;
+        if !output.is_empty() {
+            self.said.push(Zeroizing::new(BASE64_STANDARD.encode(&*output)));
+        }
         Ok(output)
     }
 }

@@ -47,18 +47,20 @@ impl Run<'_> {
     }
 
     /// What it means that the host does not believe us: our mistake or its, but never the sender's.
-    pub(crate) fn not_believed(&self, line: &Line, why: &NoAuth) -> Fault {
+    pub(crate) fn not_believed(&self, line: &Line, exchange: Option<&Exchange>, why: &NoAuth) -> Fault {
         if let Some(credentials) =
             self.target.tls.credentials.as_ref().and_then(|name| self.settings.credentials.get(name))
         {
             credentials.refused();
         }
+        let veiled = |text: String| exchange.map_or_else(|| text.clone(), |exchange| exchange.veil(&text));
         match why.reply() {
             (reply, true) => {
-                let text = format!("{} does not accept our credentials: {reply}", line.candidate.host);
+                let said = veiled(reply.to_string());
+                let text = format!("{} does not accept our credentials: {said}", line.candidate.host);
                 Fault { reply: Reply::new(454, EnhancedCode::new(4, 7, 0), text), by: FaultSource::Local }
             }
-            (reply, false) => unproven(format!("{}: {}", line.candidate.host, reply.text())),
+            (reply, false) => unproven(format!("{}: {}", line.candidate.host, veiled(reply.text()))),
         }
     }
 

@@ -58,7 +58,21 @@ pub(super) struct Tokens {
 #[derive(Deserialize)]
 struct Granted {
     access_token: String,
-    expires_in: Option<u64>,
+    expires_in: Option<Seconds>,
+}
+
+/// A number; older services of Microsoft write it as text.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(try_from = "serde_json::Value")]
+struct Seconds(u64);
+
+impl TryFrom<serde_json::Value> for Seconds {
+    type Error = &'static str;
+
+    fn try_from(value: serde_json::Value) -> Result<Self, Self::Error> {
+        let number = value.as_u64().or_else(|| value.as_str()?.trim().parse().ok());
+        number.map(Self).ok_or("expires_in is no number")
+    }
 }
 
 impl Tokens {
@@ -100,7 +114,16 @@ async fn run(words: &[String]) -> Result<SecretString, SecretError> {
     let failed = |why: String| SecretError::NotGranted(why);
     let (program, arguments) = words.split_first().ok_or_else(|| failed("no command is given".into()))?;
     let mut command = tokio::process::Command::new(program);
-    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
+    // The environment may hold other secrets of ours.
+    let kept = ["PATH", "HOME", "LANG", "TZ"].into_iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
+    command
+        .env_clear()
+        .envs(kept)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true);
     let mut child = command.spawn().map_err(|error| failed(format!("cannot run {program}: {error}")))?;
     let mut text = Zeroizing::new(String::new());
     if let Some(output) = child.stdout.take() {
@@ -150,12 +173,13 @@ impl ClientGrant {
             octets.extend_from_slice(&piece);
         }
         // What the parser says of a mistake would quote the answer.
-        let granted: Granted =
-            serde_json::from_slice(&octets).map_err(|_| failed("its answer has no access_token".into()))?;
+        let granted: Granted = serde_json::from_slice(&octets).map_err(|_| {
+            failed("its answer is not as RFC 6749 §5.1 wants it: no access_token, or expires_in is no number".into())
+        })?;
         let token = first_line(granted.access_token, "the token")?;
         let life = granted
             .expires_in
-            .map_or(UNKNOWN_LIFE, |seconds| Duration::from_secs(seconds.min(86_400)).saturating_sub(MARGIN));
+            .map_or(UNKNOWN_LIFE, |seconds| Duration::from_secs(seconds.0.min(86_400)).saturating_sub(MARGIN));
         Ok((token, life))
     }
 }
@@ -224,6 +248,8 @@ mod tests {
         assert!(request.ends_with(form), "{request}");
         let (token, life) = granted.unwrap();
         assert_eq!((token.expose_secret(), life), ("abc", Duration::from_secs(3540)));
+        let (_, granted) = ask("200 OK", r#"{"access_token":"abc","expires_in":"3600"}"#).await;
+        assert_eq!(granted.unwrap().1, Duration::from_secs(3540), "as text");
     }
 
     #[tokio::test]

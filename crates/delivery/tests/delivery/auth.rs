@@ -60,6 +60,14 @@ async fn credentials_that_are_refused_bounce_nothing_and_the_lane_rests() {
 }
 
 #[tokio::test]
+async fn a_host_that_quotes_what_we_said_does_not_get_it_into_logs_and_reports() {
+    let refused = "C AUTH PLAIN AGFubgBzZWNyZXQ=\nS 500 5.5.2 unrecognized: AUTH PLAIN AGFubgBzZWNyZXQ=\n";
+    let fault = run(&[OFFERS, refused, BYE].concat(), None, &[], false).await.unreachable.expect("the lane rests");
+    let text = fault.to_string();
+    assert!(text.contains("unrecognized: AUTH PLAIN (not shown)") && !text.contains("AGFubg"), "{text}");
+}
+
+#[tokio::test]
 async fn a_host_that_has_proven_nothing_is_told_nothing_unless_the_route_says_so() {
     let script = [OFFERS, BYE].concat();
     let story = run(&script, Some(TlsLevel::Encrypt), &[], false).await;

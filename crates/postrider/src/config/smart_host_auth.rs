@@ -28,7 +28,8 @@ pub struct SmartHostAuth {
     /// The file with an OAuth token in its first line, which something else keeps fresh.
     #[serde(default)]
     pub token_file: Option<PathBuf>,
-    /// The program with its arguments that prints an OAuth token; asked once a minute at most.
+    /// The program with its arguments that prints an OAuth token; asked once a minute at most. Of our environment it gets
+    /// PATH, HOME, LANG and TZ only.
     #[serde(default)]
     pub token_command: Option<Vec<String>>,
     /// The service that grants us OAuth tokens as its client.
