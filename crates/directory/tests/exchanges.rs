@@ -10,6 +10,7 @@ use directory::{
     Secret, SendAs, Settings, Step, Uses,
 };
 use mail::{SystemClock, Timestamp};
+use proptest::prelude::*;
 use rsasl::prelude::{Mechname, SASLClient, SASLConfig, Session};
 use store::Tables;
 
@@ -363,4 +364,41 @@ async fn the_last_use_of_a_password_is_kept() {
     let uses = directory.last_uses("JOE@example.org").await.unwrap();
     assert_eq!((uses.len(), uses[0].app_password.as_deref(), uses[0].from), (1, Some("phone"), facts().peer.ip()));
     assert_eq!(directory.last_uses("robot").await.unwrap()[0].app_password, None);
+}
+
+/// Messages as mechanisms have them, and anything else.
+fn messages() -> impl Strategy<Value = Vec<Option<Vec<u8>>>> {
+    let message = prop_oneof![
+        any::<Vec<u8>>().prop_map(Some),
+        "[nyp=,ar.a-c\\x00\\x01@]{0,40}".prop_map(|text| Some(text.into_bytes())),
+        "(n|y|p=tls-exporter),,n=joe@example[.]org,r=[a-z]{1,9}".prop_map(|text| Some(text.into_bytes())),
+        "c=[A-Za-z0-9+/=]{0,30},r=[a-z]{0,9},p=[A-Za-z0-9+/=]{0,44}".prop_map(|text| Some(text.into_bytes())),
+        Just(Some(b"joe@example.org".to_vec())),
+        Just(Some(Vec::new())),
+        Just(None),
+    ];
+    proptest::collection::vec(message, 1..5)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    /// Whatever a client says, and in whatever order: it does not come in without a proof, and nothing panics.
+    #[test]
+    fn no_dialogue_without_a_proof_lets_anybody_in(which in 0usize..7, messages in messages()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let house = house();
+            let name = directory::Mechanism::ALL[which].as_str();
+            let Ok(mut exchange) = house.directory.begin(name, facts()) else { return };
+            for message in &messages {
+                match exchange.step(message.as_deref()).await {
+                    Step::Challenge(_) => {}
+                    Step::Failed(failure) => assert!(!matches!(failure, AuthFailure::Unavailable(_)), "{failure:?}"),
+                    Step::Done { account, .. } => panic!("{} came in by {name}: {messages:?}", account.name),
+                }
+            }
+            assert!(exchange.admission().is_none());
+        });
+    }
 }

@@ -13,6 +13,7 @@ use directory::{AuthFailure, BackendSettings, ChannelFacts, Directory, Metrics, 
 use jsonwebtoken::jwk::{Jwk, JwkSet};
 use jsonwebtoken::{EncodingKey, Header, encode};
 use mail::Timestamp;
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -258,5 +259,34 @@ async fn keys_that_cannot_be_had_are_nobodys_fault() {
         let house = House::new(|_| settings(KeySource::Url(format!("http://{address}/").parse().unwrap())));
         let result = house.oauthbearer("", &issuer.sign(&claims())).await;
         assert!(matches!(result, Err(AuthFailure::Unavailable(_))), "{result:?} for {}", &wrong[..40]);
+    }
+}
+
+/// A good token of which one character, or what stands between two dots, is another.
+fn nearly_tokens() -> impl Strategy<Value = (usize, String)> {
+    (0usize..400, prop_oneof!["[A-Za-z0-9_.=+/-]{1}", "[A-Za-z0-9_-]{0,60}", Just(".".to_owned()), Just(String::new())])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Whatever stands in a token or a key set: nobody comes in by it, and nothing panics.
+    #[test]
+    fn no_forged_token_names_anybody((at, piece) in nearly_tokens(), name in "[a-z@=,\\x00-\\x7f]{0,12}", keys in ".{0,80}") {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let issuer = Issuer::new("one");
+            let house = House::of_file(&[&issuer], |_| {});
+            let good = issuer.sign(&claims());
+            let at = at % good.len();
+            let forged = format!("{}{piece}{}", &good[..at], &good[at + 1..]);
+            if forged != good {
+                assert!(house.oauthbearer("", &forged).await.is_err(), "{forged}");
+                assert!(house.oauthbearer(&name, &forged).await.is_err(), "{forged}");
+            }
+            let other = House::of_file(&[&issuer], |_| {});
+            std::fs::write(other.folder.path().join("keys.json"), &keys).unwrap();
+            assert!(matches!(other.oauthbearer("", &good).await, Err(AuthFailure::Unavailable(_))), "{keys}");
+        });
     }
 }
