@@ -45,7 +45,7 @@ pub use password::{Password, PasswordError, Secret, SecretError, generate as gen
 pub use send_as::{SendAs, SendAsError};
 pub use settings::{BackendSettings, Settings, SetupError};
 pub use sql::{Database, SqlError, SqlSettings};
-pub use trust::TrustError;
+pub use trust::{TrustError, is_local};
 pub use uses::{LastUse, Uses};
 
 /// Why the directory cannot answer now. The reason is for the operator; clients are told to come again.
@@ -53,8 +53,8 @@ pub use uses::{LastUse, Uses};
 #[error("{0}")]
 pub struct Unavailable(pub String);
 
-/// An error with its causes: alone, many tell nothing.
-fn with_causes(error: impl std::error::Error) -> String {
+/// An error with its causes: the first line alone, such as `db error`, tells nothing.
+pub(crate) fn with_causes(error: impl std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(inner) = cause {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::backend::Backend;
 use crate::dovecot::DovecotSettings;
 use crate::file::FormError;
 use crate::ldap::LdapSettings;
@@ -47,6 +48,13 @@ impl Settings {
     pub fn new(backend: BackendSettings, secret: Secret) -> Self {
         let parallel_checks = std::thread::available_parallelism().map_or(1, usize::from);
         Self { backend, oauth: None, mechanisms: None, parallel_checks, secret, uses: None }
+    }
+}
+
+impl BackendSettings {
+    /// Whether a directory can be made from them, as far as that can be seen without asking anybody.
+    pub fn check(self) -> Result<(), SetupError> {
+        Backend::new(self).map(drop)
     }
 }
 

@@ -160,7 +160,7 @@ fn app_password(path: &Path, loaded: &Loaded, command: &AppPasswordCommand) -> R
 
 fn accounts_file(loaded: &Loaded) -> Result<PathBuf, AccountError> {
     let accounts = loaded.configuration.accounts.as_ref().ok_or(AccountError::None)?;
-    accounts.file_in(loaded.places.folder()).ok_or(AccountError::Elsewhere)
+    accounts.file.clone().ok_or(AccountError::Elsewhere)
 }
 
 fn set_disabled(path: &Path, loaded: &Loaded, name: &str, disabled: bool) -> Result<(), AccountError> {

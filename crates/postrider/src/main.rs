@@ -8,6 +8,7 @@
 mod account_command;
 mod acme_command;
 mod ban_command;
+mod check_command;
 mod cli;
 mod config;
 mod control;
@@ -23,7 +24,7 @@ mod tlsrpt_command;
 mod use_command;
 
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -48,7 +49,7 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         Command::Serve => server::serve(&cli.config)?,
         Command::Quickstart(options) => quickstart::run(options)?,
         Command::Sandbox(options) => sandbox::sandbox(options)?,
-        Command::Check { json } => return check(&cli.config, *json),
+        Command::Check { json } => return Ok(check_command::run(&cli.config, *json)?),
         Command::Schema => output::json(&config::schema())?,
         Command::Reference => output::print(config::reference())?,
         Command::Explain { recipient, json } => explain::run(&cli.config, recipient, *json)?,
@@ -67,55 +68,6 @@ fn run(cli: &Cli) -> Result<ExitCode, Failure> {
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn check(path: &Path, json: bool) -> Result<ExitCode, Failure> {
-    let (result, notes) = match config::load(path) {
-        Ok(loaded) => with_files(loaded),
-        Err(problems) => (Err(problems), Vec::new()),
-    };
-    let (problems, usable) = match &result {
-        Ok(loaded) => (&loaded.warnings, true),
-        Err(problems) => (problems, false),
-    };
-    let dnssec = match &result {
-        Ok(loaded) => Some(server::check_dnssec(&loaded.configuration)?),
-        Err(_) => None,
-    };
-    if json {
-        let problems = problems.to_json();
-        output::json(&serde_json::json!({ "usable": usable, "problems": problems, "notes": notes, "dnssec": dnssec }))?;
-    } else {
-        for note in &notes {
-            output::line(note)?;
-        }
-        eprint!("{}", problems.render(std::io::stderr().is_terminal()));
-        if let Some(dnssec) = dnssec {
-            output::line(dnssec)?;
-        }
-        match (&result, problems.len()) {
-            (Ok(loaded), 0) => output::line(format!("{}: good", files(loaded)))?,
-            (Ok(loaded), 1) => output::line(format!("{}: can be used, with 1 warning", files(loaded)))?,
-            (Ok(loaded), more) => output::line(format!("{}: can be used, with {more} warnings", files(loaded)))?,
-            (Err(_), _) => output::line(format!("{}: cannot be used", path.display()))?,
-        }
-    }
-    Ok(if usable { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// The same, with what is found in the files that the configuration names, and what is worth knowing of them.
-fn with_files(loaded: config::Loaded) -> (Result<config::Loaded, Problems>, Vec<String>) {
-    let (found, notes) = config::inspect_files(&loaded.configuration, &loaded.places);
-    let config::Loaded { configuration, places, warnings } = loaded;
-    let problems = warnings.and(found);
-    match problems.fatal() {
-        true => (Err(problems), Vec::new()),
-        false => (Ok(config::Loaded { configuration, places, warnings: problems }), notes),
-    }
-}
-
-fn files(loaded: &config::Loaded) -> String {
-    loaded.places.sources().paths().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 /// Where the running server listens for commands.

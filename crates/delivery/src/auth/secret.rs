@@ -1,5 +1,6 @@
 //! Where secrets lie.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use secrecy::SecretString;
@@ -40,23 +41,29 @@ pub enum SecretError {
 impl SecretPlace {
     /// Reads it.
     pub async fn read(&self) -> Result<SecretString, SecretError> {
+        let place = self.clone();
+        match spawn_blocking(move || place.read_now()).await {
+            Ok(secret) => secret,
+            Err(error) => Err(SecretError::Unreadable { place: self.to_string(), why: error.to_string() }),
+        }
+    }
+
+    /// Reads it at once, for those who may wait for a disk.
+    pub fn read_now(&self) -> Result<SecretString, SecretError> {
+        let unreadable = |why: String| SecretError::Unreadable { place: self.to_string(), why };
+        let text = match self {
+            SecretPlace::Env(name) => std::env::var(name).map_err(|error| unreadable(error.to_string()))?,
+            SecretPlace::File(path) => read_file(path).map_err(|error| unreadable(error.to_string()))?,
+        };
+        first_line(text, &self.to_string())
+    }
+}
+
+impl fmt::Display for SecretPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            SecretPlace::Env(name) => match std::env::var(name) {
-                Ok(value) => first_line(value, &format!("the environment's {name}")),
-                Err(error) => {
-                    Err(SecretError::Unreadable { place: format!("the environment's {name}"), why: error.to_string() })
-                }
-            },
-            SecretPlace::File(path) => {
-                let (path, place) = (path.clone(), path.display().to_string());
-                let read = spawn_blocking(move || read_file(&path)).await;
-                let text = match read {
-                    Ok(text) => text.map_err(|error| error.to_string()),
-                    Err(error) => Err(error.to_string()),
-                };
-                let text = text.map_err(|why| SecretError::Unreadable { place: place.clone(), why })?;
-                first_line(text, &place)
-            }
+            SecretPlace::Env(name) => write!(f, "the environment's {name}"),
+            SecretPlace::File(path) => path.display().fmt(f),
         }
     }
 }

@@ -2,15 +2,17 @@
 //! token names a key that is not among them.
 
 use std::fs;
-use std::path::PathBuf;
+use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jsonwebtoken::jwk::{Jwk, JwkSet};
 use tracing::{info, warn};
-use url::{Host, Url};
+use url::Url;
 
 use super::TokenError;
+use crate::trust::is_local;
 use crate::with_causes;
 
 /// The largest set, in octets.
@@ -50,10 +52,23 @@ impl KeySource {
     /// Whether keys from there can be trusted.
     pub(super) fn check(&self) -> Result<(), KeysError> {
         match self {
-            KeySource::Url(url) if url.scheme() != "https" && !(url.scheme() == "http" && is_loopback(url)) => {
+            KeySource::Url(url)
+                if url.scheme() != "https" && !(url.scheme() == "http" && url.host_str().is_some_and(is_local)) =>
+            {
                 Err(KeysError::InTheClear(url.clone()))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Whether there are keys now, if they lie in a file.
+    pub(super) fn examine(&self) -> Result<(), String> {
+        match self {
+            KeySource::File(path) => {
+                let octets = read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+                parse(&octets).map(drop).map_err(|why| format!("{}: {why}", path.display()))
+            }
+            KeySource::Url(_) => Ok(()),
         }
     }
 }
@@ -142,24 +157,11 @@ impl Keys {
         let octets = match &self.source {
             KeySource::File(path) => {
                 let path = path.clone();
-                let read = move || -> std::io::Result<Vec<u8>> {
-                    use std::io::Read;
-                    let mut octets = Vec::new();
-                    fs::File::open(&path)?.take(MOST_OCTETS as u64 + 1).read_to_end(&mut octets)?;
-                    Ok(octets)
-                };
-                tokio::task::spawn_blocking(read).await.map_err(with_causes)?.map_err(with_causes)?
+                tokio::task::spawn_blocking(move || read(&path)).await.map_err(with_causes)?.map_err(with_causes)?
             }
             KeySource::Url(url) => self.download(url).await?,
         };
-        if octets.len() > MOST_OCTETS {
-            return Err(format!("the set is larger than {MOST_OCTETS} octets"));
-        }
-        let set: JwkSet = serde_json::from_slice(&octets).map_err(|error| format!("this is no key set: {error}"))?;
-        match set.keys.len() {
-            0..=MOST_KEYS => Ok(set),
-            more => Err(format!("{more} keys are too many")),
-        }
+        parse(&octets)
     }
 
     async fn download(&self, url: &Url) -> Result<Vec<u8>, String> {
@@ -178,16 +180,25 @@ impl Keys {
     }
 }
 
-fn choose(set: &JwkSet, kid: Option<&str>) -> Vec<Jwk> {
-    set.keys.iter().filter(|key| kid.is_none() || key.common.key_id.as_deref() == kid).cloned().collect()
+fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut octets = Vec::new();
+    fs::File::open(path)?.take(MOST_OCTETS as u64 + 1).read_to_end(&mut octets)?;
+    Ok(octets)
 }
 
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        _ => false,
+fn parse(octets: &[u8]) -> Result<JwkSet, String> {
+    if octets.len() > MOST_OCTETS {
+        return Err(format!("the set is larger than {MOST_OCTETS} octets"));
     }
+    let set: JwkSet = serde_json::from_slice(octets).map_err(|error| format!("this is no key set: {error}"))?;
+    match set.keys.len() {
+        0..=MOST_KEYS => Ok(set),
+        more => Err(format!("{more} keys are too many")),
+    }
+}
+
+fn choose(set: &JwkSet, kid: Option<&str>) -> Vec<Jwk> {
+    set.keys.iter().filter(|key| kid.is_none() || key.common.key_id.as_deref() == kid).cloned().collect()
 }
 
 #[cfg(test)]

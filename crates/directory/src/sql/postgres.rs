@@ -99,6 +99,6 @@ fn truth(found: &Found, at: usize, kind: &Type) -> Result<bool, tokio_postgres::
 fn is_local(host: &Host) -> bool {
     match host {
         Host::Unix(_) => true,
-        Host::Tcp(name) => name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback()),
+        Host::Tcp(name) => trust::is_local(name),
     }
 }

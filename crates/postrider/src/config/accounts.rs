@@ -18,7 +18,7 @@ use super::units::{Listed, Period};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Accounts {
-    /// The file of the accounts, relative to the configuration's folder. If not set: `accounts.toml`, unless accounts
+    /// The file of the accounts. If not set: `accounts.toml`, unless accounts
     /// are kept elsewhere (`dovecot`, `ldap`, `sql`).
     pub file: Option<PathBuf>,
     /// The mechanisms to offer, of those that can be had. If not set: all. None is offered outside TLS.
@@ -73,7 +73,7 @@ pub struct Oauth {
     pub issuer: Listed<String>,
     /// For whom it must be: one of what its claim `aud` says.
     pub audience: Listed<String>,
-    /// The issuer's keys, a JSON Web Key Set: an HTTPS URL, or a file relative to the configuration's folder. Keys are
+    /// The issuer's keys, a JSON Web Key Set: an HTTPS URL, or a file. Keys are
     /// kept for an hour, and fetched again when a token names an unknown one.
     pub keys: String,
     /// The claim that names the account. An `email` that the token calls unverified does not count.
@@ -108,6 +108,9 @@ pub enum Algorithm {
     EdDSA,
 }
 
+/// The most that clocks may differ.
+const LEEWAY_MOST: Period = minutes(60);
+
 fn email() -> String {
     "email".to_owned()
 }
@@ -120,42 +123,51 @@ fn leeway() -> Period {
     minutes(1)
 }
 
+impl Configuration {
+    /// Whether an account can be found by its name alone, without a password.
+    pub(super) fn knows_accounts(&self) -> bool {
+        let by_password_only = |accounts: &Accounts| accounts.dovecot.as_ref().is_some_and(|one| one.userdb.is_none());
+        self.accounts.as_ref().is_some_and(|accounts| !by_password_only(accounts))
+    }
+}
+
 impl Accounts {
-    /// Where the accounts file lies, unless accounts are kept elsewhere; `folder` is that of the configuration.
-    pub fn file_in(&self, folder: &Path) -> Option<PathBuf> {
-        let elsewhere = self.dovecot.is_some() || self.ldap.is_some() || self.sql.is_some();
-        (!elsewhere).then(|| folder.join(self.file.as_deref().unwrap_or(Path::new("accounts.toml"))))
+    /// Where they are, as the directory takes it. Passwords for other servers are read from their files.
+    pub fn to_backend(&self) -> Result<BackendSettings, String> {
+        Ok(match self {
+            Self { dovecot: Some(dovecot), .. } => BackendSettings::Dovecot(dovecot.to_settings()),
+            Self { ldap: Some(ldap), .. } => BackendSettings::Ldap(ldap.to_settings()?),
+            Self { sql: Some(sql), .. } => BackendSettings::Sql(sql.to_settings()?),
+            _ => BackendSettings::File(self.file.clone().unwrap_or_default()),
+        })
     }
 
     /// As the directory takes it.
-    pub fn to_settings(
-        &self,
-        folder: &Path,
-        secret: directory::Secret,
-        uses: directory::Uses,
-    ) -> Result<directory::Settings, String> {
-        let backend = match self {
-            Self { dovecot: Some(dovecot), .. } => BackendSettings::Dovecot(dovecot.to_settings()),
-            Self { ldap: Some(ldap), .. } => BackendSettings::Ldap(ldap.to_settings(folder)?),
-            Self { sql: Some(sql), .. } => BackendSettings::Sql(sql.to_settings(folder)?),
-            _ => BackendSettings::File(self.file_in(folder).unwrap_or_default()),
-        };
-        let general = directory::Settings::new(backend, secret);
+    pub fn to_settings(&self, secret: directory::Secret, uses: directory::Uses) -> Result<directory::Settings, String> {
+        let general = directory::Settings::new(self.to_backend()?, secret);
         Ok(directory::Settings {
-            oauth: self.oauth.as_ref().map(|oauth| oauth.to_settings(folder)).transpose()?,
+            oauth: self.oauth.as_ref().map(Oauth::to_settings).transpose()?,
             mechanisms: self.mechanisms.as_ref().map(|list| list.0.iter().map(|one| (*one).into()).collect()),
             parallel_checks: self.parallel_checks.map_or(general.parallel_checks, |number| number as usize),
             uses: Some(uses),
             ..general
         })
     }
+
+    /// How long is waited for those who keep them.
+    pub(super) fn waits(&self) -> Vec<(&'static str, Period)> {
+        let dovecot = self.dovecot.iter().map(|dovecot| ("accounts.dovecot.timeout", dovecot.timeout));
+        let ldap = self.ldap.iter().map(|ldap| ("accounts.ldap.timeout", ldap.timeout));
+        let sql = self.sql.iter().map(|sql| ("accounts.sql.timeout", sql.timeout));
+        dovecot.chain(ldap).chain(sql).collect()
+    }
 }
 
 impl Oauth {
-    fn to_settings(&self, folder: &Path) -> Result<directory::oauth::OauthSettings, String> {
+    pub(super) fn to_settings(&self) -> Result<directory::oauth::OauthSettings, String> {
         let keys = match self.keys.split_once("://") {
             Some(_) => KeySource::Url(self.keys.parse().map_err(|error: url::ParseError| error.to_string())?),
-            None => KeySource::File(folder.join(&self.keys)),
+            None => KeySource::File(PathBuf::from(&self.keys)),
         };
         Ok(directory::oauth::OauthSettings {
             issuers: self.issuer.0.clone(),
@@ -213,11 +225,7 @@ pub(super) fn judge(configuration: &Configuration, places: &Places, problems: &m
         return;
     };
     if let Some(oauth) = &accounts.oauth {
-        let made = oauth.to_settings(places.folder());
-        let judged = made.and_then(|settings| settings.check().map_err(|error| error.to_string()));
-        if let Err(why) = judged {
-            problems.push(places.problem("accounts.oauth.keys", "these keys cannot be used", why));
-        }
+        tokens(oauth, accounts, places, problems);
     }
     let bearer = |one: &Mechanism| matches!(one, Mechanism::OauthBearer | Mechanism::Xoauth2);
     if accounts.oauth.is_none() && accounts.mechanisms.as_ref().is_some_and(|list| list.0.iter().any(bearer)) {
@@ -226,8 +234,36 @@ pub(super) fn judge(configuration: &Configuration, places: &Places, problems: &m
         problems.push(problem.help("add the table [accounts.oauth]"));
     }
     backends(accounts, places, problems);
-    if let Some(path) = accounts.file_in(places.folder()) {
-        file(&path, places, problems);
+    if let Some(path) = &accounts.file {
+        file(path, places, problems);
+    }
+}
+
+/// Whose tokens count, and for what.
+fn tokens(oauth: &Oauth, accounts: &Accounts, places: &Places, problems: &mut Vec<Problem>) {
+    let judged = oauth.to_settings().and_then(|settings| settings.check().map_err(|error| error.to_string()));
+    if let Err(why) = judged {
+        problems.push(places.problem("accounts.oauth.keys", "these keys cannot be used", why));
+    }
+    let empty = |listed: &Listed<String>| listed.0.iter().any(String::is_empty);
+    for (key, is_empty) in [
+        ("issuer", empty(&oauth.issuer)),
+        ("audience", empty(&oauth.audience)),
+        ("claim", oauth.claim.is_empty()),
+        ("scope", oauth.scope.as_ref().is_some_and(String::is_empty)),
+    ] {
+        if is_empty {
+            let path = format!("accounts.oauth.{key}");
+            problems.push(places.problem(&path, format!("`{path}` must not be empty"), "no token says that"));
+        }
+    }
+    if oauth.leeway > LEEWAY_MOST {
+        let problem = places.problem("accounts.oauth.leeway", "tokens would count long after their end", "");
+        problems.push(problem.help(format!("clocks that are kept right differ by seconds; {LEEWAY_MOST} is the most")));
+    }
+    if accounts.dovecot.as_ref().is_some_and(|dovecot| dovecot.userdb.is_none()) && !oauth.any_account {
+        let problem = places.problem("accounts.oauth", "no token would let anybody in", "nobody knows the accounts");
+        problems.push(problem.help("set `accounts.dovecot.userdb`, so that Dovecot can be asked whether they exist"));
     }
 }
 

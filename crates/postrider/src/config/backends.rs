@@ -104,10 +104,10 @@ impl Dovecot {
 }
 
 impl Ldap {
-    /// `folder` is that of the configuration.
-    pub(super) fn to_settings(&self, folder: &Path) -> Result<LdapSettings, String> {
+    /// As the directory takes it; the password is read from its file.
+    pub(super) fn to_settings(&self) -> Result<LdapSettings, String> {
         let bind = match (&self.bind_dn, &self.bind_password_file) {
-            (Some(dn), Some(file)) => Some((dn.clone(), secret(&folder.join(file))?)),
+            (Some(dn), Some(file)) => Some((dn.clone(), secret(file)?)),
             _ => None,
         };
         let find = match (&self.dn, &self.base, &self.filter) {
@@ -119,7 +119,7 @@ impl Ldap {
         Ok(LdapSettings {
             url: self.url.clone(),
             starttls: self.starttls,
-            authorities: self.ca.as_ref().map(|ca| folder.join(ca)),
+            authorities: self.ca.clone(),
             bind,
             find,
             addresses: self.addresses.clone(),
@@ -147,9 +147,12 @@ impl Ldap {
             Ok(address) if matches!(address.scheme(), "ldap" | "ldaps" | "ldapi") => address,
             _ => return add("url", "this is no URL of an LDAP server", "such as \"ldaps://ldap.example.org\""),
         };
-        let local = address.host_str().is_none_or(is_local);
+        let local = address.host_str().is_none_or(directory::is_local);
         if address.scheme() == "ldap" && !self.starttls && !local {
             add("url", "passwords would travel in the clear", "use ldaps://, or set `starttls = true`");
+        }
+        if self.ca.is_some() && !(address.scheme() == "ldaps" || self.starttls) {
+            add("ca", "there is no certificate to verify", "this URL is not TLS; leave `ca` out");
         }
         if address.scheme() != "ldap" && self.starttls {
             add("starttls", "STARTTLS begins in the clear", "it belongs to ldap://");
@@ -158,20 +161,21 @@ impl Ldap {
 }
 
 impl Sql {
-    /// `folder` is that of the configuration.
-    pub(super) fn to_settings(&self, folder: &Path) -> Result<SqlSettings, String> {
+    /// As the directory takes it; the password is read from its file.
+    pub(super) fn to_settings(&self) -> Result<SqlSettings, String> {
         let database = match self.url.strip_prefix("sqlite:") {
-            Some(path) => Database::Sqlite(folder.join(path)),
+            Some(path) => Database::Sqlite(path.into()),
             None => Database::Postgres {
                 url: self.url.clone(),
-                password: self.password_file.as_ref().map(|file| secret(&folder.join(file))).transpose()?,
-                authorities: self.ca.as_ref().map(|ca| folder.join(ca)),
+                password: self.password_file.as_ref().map(|file| secret(file)).transpose()?,
+                authorities: self.ca.clone(),
             },
         };
         Ok(SqlSettings { database, query: self.query.clone(), timeout: self.timeout.0 })
     }
 
     pub(super) fn judge(&self, places: &Places, problems: &mut Vec<Problem>) {
+        let file = self.url.strip_prefix("sqlite:");
         let mut add = |key: &str, message: &str, label: &str| {
             problems.push(places.problem(&format!("accounts.sql.{key}"), message, label));
         };
@@ -182,8 +186,11 @@ impl Sql {
         if !known {
             add("url", "this is no data base that is known here", "sqlite:… or postgresql://…");
         }
+        if file == Some("") {
+            add("url", "there is no path behind `sqlite:`", "such as \"sqlite:/var/lib/mail/accounts.db\"");
+        }
         for key in ["password_file", "ca"] {
-            if self.url.starts_with("sqlite:") && places.is_set(&format!("accounts.sql.{key}")) {
+            if file.is_some() && places.is_set(&format!("accounts.sql.{key}")) {
                 add(key, "this means nothing for SQLite", "leave it out");
             }
         }
@@ -192,11 +199,6 @@ impl Sql {
 
 fn has_mark(template: &str) -> bool {
     template.contains("{name}") || template.contains("{local}")
-}
-
-fn is_local(host: &str) -> bool {
-    let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
-    host == "localhost" || host.is_empty() || address.is_ok_and(|address| address.is_loopback())
 }
 
 /// The first line of a file.

@@ -1,19 +1,25 @@
 //! What each value allows but all together contradict: found here, each with its cure.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use super::delivery::Dnssec;
 use super::nexthop::NextHop;
+use super::outgoing_tls::OutgoingTls;
 use super::places::Places;
 use super::problem::Problem;
 use super::types::{Configuration, Retry, Route};
 use super::units::{Pattern, Period};
+
+/// The longest path of a Unix socket: `sun_path` with its NUL has 108 octets.
+const LONGEST_SOCKET: usize = 107;
 
 /// All contradictions and doubts.
 pub fn judge(configuration: &Configuration, places: &Places) -> Vec<Problem> {
     let mut problems = Vec::new();
     relay(configuration, places, &mut problems);
     super::listener::judge(configuration, places, &mut problems);
+    super::sockets::judge(configuration, places, &mut problems);
     super::accounts::judge(configuration, places, &mut problems);
     super::tls::judge(configuration, places, &mut problems);
     super::submission::judge(configuration, places, &mut problems);
@@ -26,6 +32,7 @@ pub fn judge(configuration: &Configuration, places: &Places) -> Vec<Problem> {
     super::mta_sts::judge(configuration, places, &mut problems);
     super::tls_reports::judge(configuration, places, &mut problems);
     privileges(configuration, places, &mut problems);
+    super::idle::judge(configuration, places, &mut problems);
     problems
 }
 
@@ -53,6 +60,9 @@ fn sources(configuration: &Configuration, places: &Places, problems: &mut Vec<Pr
     for (at, source) in configuration.source.iter().enumerate() {
         let path = format!("source[{at}]");
         twice(&mut names, &source.name, format!("{path}.name"), "source", places, problems);
+        if let Err(cure) = proper_name(&source.name) {
+            problems.push(places.problem(&format!("{path}.name"), "this cannot be a source's name", cure));
+        }
         if source.ipv4.is_some_and(|address| !address.0.is_ipv4()) {
             problems.push(places.problem(&format!("{path}.ipv4"), "`ipv4` takes an IPv4 address", "this is IPv6"));
         }
@@ -72,7 +82,7 @@ fn routes(configuration: &Configuration, places: &Places, problems: &mut Vec<Pro
             problems.push(places.problem(&named, "this cannot be a route's name", cure));
         }
         next_hops(route, &path, configuration, places, problems);
-        route_tls(route, &path, places, problems);
+        route_tls(route, &path, configuration, places, problems);
         super::smart_host_auth::judge(route, &path, places, problems);
         if let Some(source) = &route.source
             && !configuration.source_names().any(|name| name == source)
@@ -104,6 +114,11 @@ fn next_hops(route: &Route, path: &str, configuration: &Configuration, places: &
         );
     }
     for (item, hop) in route.to.0.iter().enumerate() {
+        if let NextHop::LmtpSocket(socket) = hop
+            && let Some(longer) = too_long(socket)
+        {
+            problems.push(places.problem(&listed_path(&to, item, places), "there is no such socket", longer));
+        }
         let NextHop::Listener(name) = hop else { continue };
         if !configuration.listeners().iter().any(|listener| listener.name == *name) {
             let place = listed_path(&to, item, places);
@@ -112,7 +127,7 @@ fn next_hops(route: &Route, path: &str, configuration: &Configuration, places: &
     }
 }
 
-fn route_tls(route: &Route, path: &str, places: &Places, problems: &mut Vec<Problem>) {
+fn route_tls(route: &Route, path: &str, configuration: &Configuration, places: &Places, problems: &mut Vec<Problem>) {
     let secure = |hop: &NextHop| matches!(hop, NextHop::SecureHost(..));
     let (some, all) = (route.to.0.iter().any(secure), route.to.0.iter().all(secure));
     if some && !all {
@@ -123,11 +138,31 @@ fn route_tls(route: &Route, path: &str, places: &Places, problems: &mut Vec<Prob
     let path = format!("{path}.tls");
     tls.judge(&path, places, problems);
     let is_none = tls.to_level() == mail::TlsLevel::None;
+    dane_only(tls, &path, configuration, places, problems);
+    let literal = |hop: &NextHop| matches!(hop, NextHop::Host(host, _) | NextHop::SecureHost(host, _) | NextHop::Lmtp(host, _) if host.domain().is_none());
+    if tls.to_level() == mail::TlsLevel::DaneOnly && route.to.0.iter().any(literal) {
+        let problem = places.problem(&path, "mail would wait for ever", "an address has no TLSA records");
+        problems.push(problem.help("name the host, or demand a `fingerprint`"));
+    }
     if some && is_none {
         problems.push(places.problem(&path, "smtps:// is TLS", "").help("write smtp://, or leave `tls` out"));
     }
     if !is_none && route.to.0.iter().any(|hop| matches!(hop, NextHop::LmtpSocket(_))) {
         problems.push(places.problem(&path, "there is no TLS on a Unix socket", "").help("leave `tls` out"));
+    }
+}
+
+/// Without DNSSEC there is no DANE, and what demands it waits.
+fn dane_only(
+    tls: &OutgoingTls,
+    path: &str,
+    configuration: &Configuration,
+    places: &Places,
+    problems: &mut Vec<Problem>,
+) {
+    if tls.to_level() == mail::TlsLevel::DaneOnly && configuration.dns.dnssec == Dnssec::Off {
+        let problem = places.problem(path, "mail would wait for ever", "`dns.dnssec` is \"off\", so there is no DANE");
+        problems.push(problem.help("leave `dns.dnssec` out, or demand `verify` or `fingerprint`"));
     }
 }
 
@@ -156,12 +191,13 @@ fn times(configuration: &Configuration, places: &Places, problems: &mut Vec<Prob
     }
     let delivery = &configuration.delivery;
     delivery.tls.judge("delivery.tls", places, problems);
+    dane_only(&delivery.tls, "delivery.tls", configuration, places, problems);
     if delivery.rest_first > delivery.rest_most {
         let label = "longer than `rest_most`";
         problems.push(places.problem("delivery.rest_first", "the first rest is longer than the longest", label));
     }
     let zero = Period(std::time::Duration::ZERO);
-    let waits = [
+    let mut waits = vec![
         ("limits.command_time", configuration.limits.command_time),
         ("limits.content_idle", configuration.limits.content_idle),
         ("limits.content_time", configuration.limits.content_time),
@@ -181,9 +217,19 @@ fn times(configuration: &Configuration, places: &Places, problems: &mut Vec<Prob
         ("dns.timeout", configuration.dns.timeout),
         ("dns.total", configuration.dns.total),
         ("store.checkpoint", configuration.store.checkpoint),
+        ("tls.handshake_time", configuration.tls.handshake_time),
+        ("mta_sts.max_age", configuration.mta_sts.max_age),
+        ("tls_reports.keep", configuration.tls_reports.keep),
     ];
+    waits.extend(configuration.accounts.iter().flat_map(super::accounts::Accounts::waits));
     for (path, _) in waits.iter().filter(|(_, period)| *period == zero) {
-        problems.push(places.problem(path, format!("`{path}` must be longer than nothing"), "no time at all"));
+        let problem = places.problem(path, format!("`{path}` must be longer than nothing"), "no time at all");
+        problems.push(problem.help("leave it out for what is usual"));
+    }
+    if configuration.limits.error_delay > configuration.limits.error_delay_most {
+        let message = "the first delay is longer than the longest";
+        let path = if places.is_set("limits.error_delay") { "limits.error_delay" } else { "limits.error_delay_most" };
+        problems.push(places.problem(path, message, format!("`error_delay` is {}", configuration.limits.error_delay)));
     }
 }
 
@@ -200,6 +246,9 @@ fn retry(retry: &Retry, path: &str, places: &Places, problems: &mut Vec<Problem>
             let message = "`intervals` takes at least one wait, each a second or more";
             problems.push(places.problem(&format!("{path}.intervals"), message, ""));
         }
+        if let Some(first) = intervals.first() {
+            expiry(retry, *first, path, places, problems);
+        }
         return;
     }
     if retry.first < second {
@@ -209,18 +258,41 @@ fn retry(retry: &Retry, path: &str, places: &Places, problems: &mut Vec<Problem>
         let label = format!("longer than `most` ({})", retry.most);
         problems.push(places.problem(&format!("{path}.first"), "the first wait is longer than the longest", label));
     }
-    if retry.first > retry.expire {
-        let message = "mail would be given up before it is tried again";
-        problems.push(places.problem(&format!("{path}.expire"), message, format!("`first` is {}", retry.first)));
+    expiry(retry, retry.first, path, places, problems);
+}
+
+fn expiry(retry: &Retry, first: Period, path: &str, places: &Places, problems: &mut Vec<Problem>) {
+    for (key, expire) in [("expire", retry.expire), ("expire_bounces", retry.expire_bounces)] {
+        if first > expire {
+            let message = "mail would be given up before it is tried again";
+            let label = format!("the first wait is {first}");
+            problems.push(places.problem(&format!("{path}.{key}"), message, label));
+        }
     }
 }
 
 fn sizes(configuration: &Configuration, places: &Places, problems: &mut Vec<Problem>) {
     let (limits, store) = (&configuration.limits, &configuration.store);
+    for (path, size) in [("limits.message_size", limits.message_size), ("limits.header_size", limits.header_size)] {
+        if size.0 == 0 {
+            problems.push(places.problem(path, "no message could come in", "nothing fits into that"));
+        }
+    }
+    if (1..64 << 10).contains(&limits.message_size.0) {
+        // RFC 5321 §4.5.3.1.7
+        let problem = places.problem("limits.message_size", "ordinary mail would be refused", "less than 64KiB");
+        problems.push(problem.warning().help("every mail server takes 64 KiB, by RFC 5321"));
+    }
     if limits.header_size > limits.message_size {
         let message = "a header cannot be larger than its message";
         let label = format!("`message_size` is {}", limits.message_size);
         problems.push(places.problem("limits.header_size", message, label));
+    }
+    if store.path.as_os_str().is_empty() {
+        problems.push(places.problem("store.path", "the queue needs a folder", "").help("/var/lib/postrider is usual"));
+    } else if let Some(longer) = too_long(&store.path.join(crate::server::CONTROL_SOCKET)) {
+        let problem = places.problem("store.path", "the control socket cannot be made in there", longer);
+        problems.push(problem.help("choose a folder with a shorter path"));
     }
     let segment = store.segment.0;
     if !(64 << 10..=4 << 30).contains(&segment) || !segment.is_multiple_of(4096) {
@@ -240,9 +312,19 @@ fn sizes(configuration: &Configuration, places: &Places, problems: &mut Vec<Prob
     }
 }
 
+/// By how much the path of a Unix socket is too long.
+pub(super) fn too_long(path: &Path) -> Option<String> {
+    let over = path.as_os_str().len().saturating_sub(LONGEST_SOCKET);
+    (over > 0).then(|| format!("{over} octets too long: the path of a socket has {LONGEST_SOCKET} at most"))
+}
+
 fn name_servers(configuration: &Configuration, places: &Places, problems: &mut Vec<Problem>) {
     let dns = &configuration.dns;
     let listed = dns.servers.iter().flat_map(|listed| &listed.0);
+    for (at, _) in listed.clone().enumerate().filter(|(_, server)| server.0.port() == 0) {
+        let place = listed_path("dns.servers", at, places);
+        problems.push(places.problem(&place, "a name server needs a port", "port 53 is usual"));
+    }
     let remote = listed.enumerate().find(|(_, server)| !server.0.ip().to_canonical().is_loopback());
     if let (Dnssec::Trust, Some((at, server))) = (dns.dnssec, remote) {
         let place = listed_path("dns.servers", at, places);

@@ -1,7 +1,6 @@
 //! Where mail comes in: `[[listener]]`, and what its role makes of the keys that are not set.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -170,7 +169,7 @@ impl Role {
 
 /// What the listeners contradict.
 pub(super) fn judge(configuration: &Configuration, places: &Places, problems: &mut Vec<Problem>) {
-    let (mut names, mut addresses) = (HashMap::new(), HashMap::<SocketAddr, String>::new());
+    let mut names = HashMap::new();
     for (at, listener) in configuration.listener.iter().enumerate() {
         let path = format!("listener[{at}]");
         twice(&mut names, &listener.name, format!("{path}.name"), "listener", places, problems);
@@ -187,13 +186,6 @@ pub(super) fn judge(configuration: &Configuration, places: &Places, problems: &m
                 let message = "no other server can bring mail here: they have no account";
                 let problem = places.problem(&item_path, message, "port 25, and AUTH is required").warning();
                 problems.push(problem.help("submission has port 587, or 465 with TLS from the first octet"));
-            }
-            if address.0.port() == 0 {
-                problems.push(places.problem(&item_path, "a listener needs a port", "port 0 is none"));
-            } else if let Some(first) = addresses.insert(address.0, item_path.clone()) {
-                let first = places.describe(&first).unwrap_or_default();
-                let message = format!("two listeners cannot both have {address}");
-                problems.push(places.problem(&item_path, message, "").help(format!("it is taken at {first}")));
             }
         }
         Contradictions { listener, path: &path, places, problems }.find(configuration);
@@ -235,6 +227,14 @@ impl Contradictions<'_> {
             }
             _ => {}
         }
+        for (key, networks) in [("proxies", &self.listener.proxies), ("xclient", &self.listener.xclient)] {
+            if let Some(at) = networks.iter().position(Network::is_the_world) {
+                let path = format!("{}.{key}[{at}]", self.path);
+                let problem =
+                    self.places.problem(&path, "everybody could say to be anybody", "so this is an open relay");
+                self.problems.push(problem.help("list only the addresses of your own proxies and gateways"));
+            }
+        }
         if role == Role::Internal && configuration.networks.is_empty() {
             self.add("role", "nobody could connect here", "`networks` is empty");
         }
@@ -244,7 +244,7 @@ impl Contradictions<'_> {
     /// A stranger whose bare line feeds are repaired can hide a message in another (SMTP smuggling), if not from us.
     fn repair_for_the_world(&mut self) {
         let Listener { role, address, .. } = self.listener;
-        let local = address.0.iter().all(|address| address.0.ip().is_loopback());
+        let local = address.0.iter().all(|address| address.0.ip().to_canonical().is_loopback());
         if *role == Role::Relay && self.listener.endings() == Endings::Repair && !local {
             let problem = self.places.problem(
                 &format!("{}.endings", self.path),

@@ -5,12 +5,17 @@
 //!                                                                                   (contradictions, warnings)
 //! ```
 //!
+//! What the files say that it names, and what this machine has, is looked at by `check` only: [`examine`].
+//!
 //! The types are the only source: the JSON schema for editors, the checks and `docs/configuration.md` come from them.
 //! [`Loaded`] keeps the place of every value, so that `explain` can name the line that made a decision.
 
 mod accounts;
+mod anchor;
 mod backends;
 mod delivery;
+mod examine;
+mod idle;
 mod inspect;
 mod judge;
 mod limits;
@@ -22,6 +27,7 @@ mod places;
 mod problem;
 mod reference;
 mod smart_host_auth;
+mod sockets;
 mod source;
 mod submission;
 mod tls;
@@ -32,6 +38,7 @@ mod units;
 
 use std::path::Path;
 
+pub use examine::examine;
 pub use listener::{AuthUse, Endings, Listener, Protocol, Role, TlsUse};
 pub use nexthop::NextHop;
 pub use outgoing_tls::{Fingerprint, OutgoingTls};
@@ -40,7 +47,7 @@ pub use problem::{Problem, Problems};
 pub use reference::reference;
 pub use smart_host_auth::SmartHostAuth;
 pub use source::Sources;
-pub use tls::{AcmeChallenge, ClientCertificate, TlsVersion, inspect_files};
+pub use tls::{AcmeChallenge, ClientCertificate, TlsVersion};
 pub use types::*;
 pub use units::*;
 
@@ -103,7 +110,7 @@ fn finish(root: Option<tree::Node>, sources: Sources, mut problems: Vec<Problem>
             return Err(Problems::new(sources, problems));
         }
     };
-    tls::anchor(&mut configuration, places.folder());
+    anchor::anchor(&mut configuration, places.folder());
     problems.extend(judge::judge(&configuration, &places));
     let problems = Problems::new(sources, problems);
     if problems.fatal() { Err(problems) } else { Ok(Loaded { configuration, places, warnings: problems }) }

@@ -10,7 +10,6 @@ use tls::mtasts::{MAX_AGE, MxPattern, StsPolicy};
 
 use super::places::Places;
 use super::problem::Problem;
-use super::tls::AcmeChallenge;
 use super::types::{Configuration, minutes};
 use super::units::{Address, Listed, Name, Pattern, Period};
 
@@ -100,16 +99,5 @@ pub fn judge(configuration: &Configuration, places: &Places, problems: &mut Vec<
     if hosts.clone().any(|pattern| *pattern == Pattern::Any) || own.mx.as_ref().is_some_and(|mx| mx.0.is_empty()) {
         let problem = places.problem("mta_sts.mx", "a policy must name its hosts", "");
         problems.push(problem.help("write the names of the domains' MX records, or leave it out for `hostname`"));
-    }
-    let acme = &configuration.acme;
-    let proofs = !acme.names.is_empty() && acme.challenge == AcmeChallenge::Http01;
-    if proofs && configuration.policy_addresses().iter().any(|address| acme.listen().contains(address)) {
-        let problem =
-            places.problem("mta_sts.listen", "policies are served by HTTPS, and `acme.listen` takes HTTP there", "");
-        problems.push(problem.help("give one of them another port"));
-    }
-    if own.listen.is_some() && own.domains.is_empty() {
-        let problem = places.problem("mta_sts.listen", "nothing is served there", "").warning();
-        problems.push(problem.help("name the domains of the policy in `mta_sts.domains`"));
     }
 }

@@ -1,6 +1,6 @@
 //! Who we are to the hosts of a route: `auth` of routes.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use delivery::auth::{ClientGrant, CredentialSettings, Mechanism, Proof, SecretPlace, TokenSource};
 use mail::TlsLevel;
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::places::Places;
 use super::problem::Problem;
+use super::tls::is_https;
 use super::types::Route;
 use super::{NextHop, OutgoingTls};
 
@@ -67,6 +68,17 @@ impl SmartHostAuth {
         Some(CredentialSettings { user: self.user.clone(), proof, mechanisms, unverified: self.unverified })
     }
 
+    /// The files that must hold a secret.
+    pub(super) fn secrets(&self) -> impl Iterator<Item = (&'static str, SecretPlace)> {
+        let service = self.token_service.as_ref().map(|service| &service.client_secret_file);
+        let files = [
+            ("password_file", self.password_file.as_ref()),
+            ("token_file", self.token_file.as_ref()),
+            ("token_service.client_secret_file", service),
+        ];
+        files.into_iter().filter_map(|(key, file)| Some((key, SecretPlace::File(file?.clone()))))
+    }
+
     fn proofs(&self) -> Vec<Proof> {
         let password = self.password_file.iter().map(|file| SecretPlace::File(file.clone()));
         let password = password.chain(self.password_env.iter().map(|name| SecretPlace::Env(name.clone())));
@@ -123,21 +135,19 @@ pub(super) fn judge(route: &Route, path: &str, places: &Places, problems: &mut V
             "leave `tls` out, which means \"verify\" here, or set it to \"verify\", \"fingerprint\" or \"dane-only\"";
         problem("", "the password could be told to somebody else: `tls` does not verify the host".into(), help);
     }
-    let service = auth.token_service.as_ref();
-    if service.is_some_and(|service| !service.url.starts_with("https://")) {
-        problem("token_service.url", "our secret would go in clear".into(), "write https://");
+    if auth.token_service.as_ref().is_some_and(|service| !is_https(&service.url)) {
+        problem("token_service.url", "our secret would go in clear, or nowhere".into(), "write an https:// address");
+    }
+    for (key, is_empty) in [
+        ("user", auth.user.is_empty()),
+        ("password_env", auth.password_env.as_ref().is_some_and(String::is_empty)),
+        ("token_service.client_id", auth.token_service.as_ref().is_some_and(|service| service.client_id.is_empty())),
+    ] {
+        if is_empty {
+            problem(key, format!("`{key}` must not be empty"), "no host knows us by nothing");
+        }
     }
     if auth.token_command.as_ref().is_some_and(Vec::is_empty) {
         problem("token_command", "there is no program to run".into(), "token_command = [\"/usr/local/bin/token\"]");
-    }
-    let files = [
-        ("password_file", auth.password_file.as_deref()),
-        ("token_file", auth.token_file.as_deref()),
-        ("token_service.client_secret_file", service.map(|service| service.client_secret_file.as_path())),
-    ];
-    for (key, file) in files {
-        if file.is_some_and(Path::is_relative) {
-            problem(key, "the path is not absolute".into(), "begin it with /");
-        }
     }
 }

@@ -197,6 +197,10 @@ pub(super) fn judge(configuration: &Configuration, places: &Places, problems: &m
             problems.push(places.problem(&format!("bans.{}", less.0), text, label));
         }
     }
+    if let Some(at) = bans.allow.iter().position(Network::is_the_world) {
+        let problem = places.problem(&format!("bans.allow[{at}]"), "nobody would ever be banned or delayed", "");
+        problems.push(problem.help("list networks of your own; `enabled = false` switches bans off"));
+    }
     let limits = &configuration.submission.limits;
     for (hour, day, what) in [
         (limits.messages_per_hour, limits.messages_per_day, "messages"),

@@ -286,7 +286,7 @@ fn accounts_are_judged_with_what_they_need() {
     assert!(judge(listener).contains("⚠ nobody can log in here: there are no accounts"));
     assert!(!judge(&format!("{listener}[accounts]")).contains("log in"));
     let oauth = |keys: &str| format!("[accounts.oauth]\nissuer = \"i\"\naudience = \"a\"\nkeys = \"{keys}\"");
-    assert_eq!(judge(&oauth("https://id.example.org/keys")), "");
+    assert_eq!(judge(&format!("{listener}{}", oauth("https://id.example.org/keys"))), "");
     let clear = judge(&oauth("http://id.example.org/keys"));
     assert!(clear.contains("× these keys cannot be used") && clear.contains("in the clear"), "{clear}");
     let orphan = judge("[accounts]\nmechanisms = [\"PLAIN\", \"XOAUTH2\"]");
@@ -331,21 +331,176 @@ fn accounts_are_in_one_place_and_reached_safely() {
         "[accounts.ldap]\nurl = \"ldap://127.0.0.1\"\nbase = \"\"\nfilter = \"(mail={name})\"",
         "[accounts.sql]\nurl = \"postgresql://a@b/c\"\nquery = \"SELECT hash FROM people WHERE name = $1\"",
     ] {
-        assert_eq!(problems(&format!("hostname = \"mx.test\"\n{fine}\n")), "");
+        let listener = "[[listener]]\nname = \"s\"\naddress = \"127.0.0.1:587\"\nrole = \"submission\"\n";
+        assert_eq!(problems(&format!("hostname = \"mx.test\"\n{listener}{fine}\n")), "");
     }
 }
 
 #[test]
-fn relative_paths_of_certificates_begin_in_the_folder_of_the_configuration() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("postrider.toml");
-    let text = "hostname = \"mx.test\"\n[tls]\nroots = \"roots.pem\"\n\
-                [[certificate]]\nchain = \"tls/chain.pem\"\nkey = \"/etc/key.pem\"\n";
-    std::fs::write(&path, text).unwrap();
-    let configuration = load(&path).unwrap().configuration;
-    assert_eq!(configuration.tls.roots, Some(folder.path().join("roots.pem")));
-    assert_eq!(configuration.certificate[0].chain, folder.path().join("tls/chain.pem"));
-    assert_eq!(configuration.certificate[0].key, std::path::Path::new("/etc/key.pem"));
+fn values_that_make_no_sense_are_refused() {
+    let acme = "[acme]\nnames = [\"mx.test\"]\n";
+    let route = "[[route]]\ndomains = \"*\"\n";
+    let oauth = "[accounts.oauth]\naudience = \"a\"\nkeys = \"https://id.test/keys\"\n";
+    let long = "x".repeat(100);
+    for (text, wanted) in [
+        ("[accounts.dovecot]\ntimeout = \"0s\"", "`accounts.dovecot.timeout` must be longer than nothing"),
+        (
+            "[accounts.ldap]\nurl = \"ldaps://a\"\ndn = \"uid={name}\"\ntimeout = \"0s\"",
+            "`accounts.ldap.timeout` must be longer than nothing",
+        ),
+        (
+            "[accounts.sql]\nurl = \"sqlite:a\"\nquery = \"$1\"\ntimeout = \"0s\"",
+            "`accounts.sql.timeout` must be longer than nothing",
+        ),
+        ("[accounts.sql]\nurl = \"sqlite:\"\nquery = \"$1\"", "there is no path behind `sqlite:`"),
+        (
+            "[accounts.ldap]\nurl = \"ldap://localhost\"\ndn = \"uid={name}\"\nca = \"ca.pem\"",
+            "there is no certificate to verify",
+        ),
+        (&format!("{oauth}issuer = \"\""), "`accounts.oauth.issuer` must not be empty"),
+        (&format!("{oauth}issuer = \"i\"\nclaim = \"\""), "`accounts.oauth.claim` must not be empty"),
+        (&format!("{oauth}issuer = \"i\"\nleeway = \"1d\""), "tokens would count long after their end"),
+        (&format!("{oauth}issuer = \"i\"\n[accounts.dovecot]"), "no token would let anybody in"),
+        ("[mta_sts]\nmax_age = \"0s\"", "`mta_sts.max_age` must be longer than nothing"),
+        ("[tls_reports]\nkeep = \"0s\"", "`tls_reports.keep` must be longer than nothing"),
+        ("[tls_reports]\norganization = \"a\\nb\"", "this is no name of an organisation"),
+        ("[limits]\nmessage_size = \"0B\"\nheader_size = \"0B\"", "no message could come in"),
+        ("[limits]\nerror_delay = \"10m\"", "the first delay is longer than the longest"),
+        ("[retry]\nintervals = [\"6d\"]", "mail would be given up before it is tried again"),
+        ("[retry]\nexpire_bounces = \"1m\"", "mail would be given up before it is tried again"),
+        ("[dns]\nservers = \"127.0.0.1:0\"", "a name server needs a port"),
+        ("[store]\npath = \"\"", "the queue needs a folder"),
+        (&format!("[store]\npath = \"/{long}\""), "the control socket cannot be made in there"),
+        (&format!("{route}to = \"lmtp:/{long}{long}\""), "there is no such socket"),
+        ("[[source]]\nname = \"\"", "this cannot be a source's name"),
+        (&format!("{route}to = \"192.0.2.1\"\ntls = \"dane-only\""), "mail would wait for ever"),
+        ("[delivery]\ntls = \"dane-only\"\n[dns]\ndnssec = \"off\"", "mail would wait for ever"),
+        ("[bans]\nallow = [\"::/0\"]", "nobody would ever be banned or delayed"),
+        (
+            "[[listener]]\nname = \"a\"\naddress = \"[::1]:25\"\nproxies = [\"0.0.0.0/0\"]",
+            "everybody could say to be anybody",
+        ),
+        (
+            "[[listener]]\nname = \"a\"\naddress = \"[::1]:25\"\nxclient = [\"::/0\"]",
+            "everybody could say to be anybody",
+        ),
+        (&format!("{acme}directory = \"https://\""), "`acme.directory` takes the address of a directory"),
+        (&format!("{acme}listen = \"127.0.0.1:0\""), "a listener needs a port"),
+        (
+            &format!("[[client_certificate]]\nfingerprint = \"{}\"\naccount = \"app\"", "9f".repeat(32)),
+            "this account cannot be looked up",
+        ),
+    ] {
+        let found = problems(&format!("hostname = \"mx.test\"\n{text}\n"));
+        assert!(found.contains(&format!("× {wanted}")), "{text}: {wanted} in {found}");
+    }
+}
+
+#[test]
+fn two_sockets_never_want_the_same_place() {
+    let listener = |name: &str, address: &str| format!("[[listener]]\nname = \"{name}\"\naddress = \"{address}\"\n");
+    let acme = |keys: &str| format!("[acme]\nnames = [\"mx.test\"]\n{keys}\n");
+    let sts = |keys: &str| format!("[mta_sts]\ndomains = [\"a.test\"]\n{keys}\n");
+    let at = |address: &str| format!("listen = \"{address}\"");
+    let judge = |parts: &[String]| problems(&format!("hostname = \"mx.test\"\n{}", parts.concat()));
+    for (parts, wanted) in [
+        ([listener("a", "[::1]:25"), listener("b", "[::1]:25")], "two listeners cannot both have [::1]:25"),
+        (
+            [listener("a", "0.0.0.0:25"), listener("b", "127.0.0.1:25")],
+            "127.0.0.1:25 cannot be opened beside 0.0.0.0:25",
+        ),
+        ([listener("a", "127.0.0.1:80"), acme("")], "0.0.0.0:80 cannot be opened beside 127.0.0.1:80"),
+        ([listener("a", "[::]:443"), sts("")], "two listeners cannot both have [::]:443"),
+        ([acme(&at("127.0.0.1:443")), sts(&at("127.0.0.1:443"))], "two listeners cannot both have 127.0.0.1:443"),
+        (
+            [acme("challenge = \"tls-alpn-01\""), sts(&at("127.0.0.1:443"))],
+            "127.0.0.1:443 cannot be opened beside 0.0.0.0:443",
+        ),
+        (
+            [sts("listen = [\"127.0.0.1:443\", \"127.0.0.1:443\"]"), String::new()],
+            "two listeners cannot both have 127.0.0.1:443",
+        ),
+    ] {
+        let found = judge(&parts);
+        assert!(found.contains(&format!("× {wanted}")), "{parts:?}: {found}");
+    }
+    for parts in [
+        [listener("a", "0.0.0.0:25"), listener("b", "[::]:25")],
+        [listener("a", "127.0.0.1:25"), listener("b", "127.0.0.2:25")],
+        // The proofs of an authority and policies share sockets.
+        [acme("challenge = \"tls-alpn-01\""), sts("")],
+        [acme(""), sts("")],
+    ] {
+        assert_eq!(judge(&parts), "", "{parts:?}");
+    }
+}
+
+#[test]
+fn keys_that_do_nothing_are_told() {
+    for (text, keys) in [
+        (
+            "[mta_sts]\nmode = \"enforce\"\nmax_age = \"30d\"\nmx = \"mx.test\"\nlisten = \"127.0.0.1:443\"",
+            vec!["mta_sts.mode", "mta_sts.max_age", "mta_sts.mx", "mta_sts.listen"],
+        ),
+        (
+            "[tls_reports]\nfrom = \"a@b.test\"\norganization = \"x\"\ncontact = \"a@b.test\"\nkeep = \"1d\"",
+            vec!["tls_reports.from", "tls_reports.organization", "tls_reports.contact", "tls_reports.keep"],
+        ),
+        (
+            "[submission.spikes]\nhold = false\nfloor = 5\nfactor = 5",
+            vec!["submission.spikes.floor", "submission.spikes.factor"],
+        ),
+        ("[bans]\nenabled = false\nfirst = \"1h\"\nmost = \"2h\"", vec!["bans", "bans.first", "bans.most"]),
+        ("[reports]\ndelay_after = \"6d\"", vec!["reports.delay_after"]),
+        ("[delivery]\nconnections_at_first = 50", vec!["delivery.connections_at_first"]),
+        ("[queue]\ndeliveries = 1000\ndeliveries_per_destination = 2000", vec!["queue.deliveries_per_destination"]),
+        ("[accounts]\nparallel_checks = 3\n[accounts.dovecot]", vec!["accounts.parallel_checks"]),
+    ] {
+        let found = problems(&format!("hostname = \"mx.test\"\n{text}\n"));
+        for key in keys {
+            assert!(found.contains(&format!("⚠ `{key}` does nothing")), "{key} in {found}");
+        }
+        assert!(!found.contains('×'), "{found}");
+    }
+    for (text, wanted) in [
+        ("[accounts]", "nobody can log in to an account"),
+        ("[accounts]\nmechanisms = [\"PLAIN\", \"EXTERNAL\"]", "this mechanism is never offered"),
+        (
+            "[accounts]\nmechanisms = \"SCRAM-SHA-256\"\n[accounts.ldap]\nurl = \"ldaps://a\"\ndn = \"uid={name}\"",
+            "this mechanism is never offered",
+        ),
+        ("[[source]]\nname = \"a\"\n[[source]]\nname = \"b\"", "nothing leaves from the source `b`"),
+        ("[limits]\nmessage_size = \"10kB\"\nheader_size = \"1kB\"", "ordinary mail would be refused"),
+    ] {
+        let found = problems(&format!("hostname = \"mx.test\"\n{text}\n"));
+        assert!(found.contains(&format!("⚠ {wanted}")), "{wanted} in {found}");
+    }
+}
+
+#[test]
+fn every_example_of_the_documentation_is_a_good_configuration() {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut pages = vec![repository.join("README.md"), repository.join("ARCHITECTURE.md")];
+    for folder in ["docs", "docs/internals"] {
+        let entries = std::fs::read_dir(repository.join(folder)).unwrap().map(|entry| entry.unwrap().path());
+        pages.extend(entries.filter(|path| path.extension().is_some_and(|end| end == "md")));
+    }
+    let mut seen = 0;
+    for page in pages {
+        let text = std::fs::read_to_string(&page).unwrap();
+        let examples = text.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
+        // A file of accounts is no configuration.
+        for example in examples.filter(|example| !example.contains("[[account]]")) {
+            let named = if example.contains("hostname =") { "" } else { "hostname = \"mx.example.org\"\n" };
+            let digits = "9f".repeat(32);
+            let whole = format!("{named}{example}").replace("9F:86:D0:81:…", &digits).replace("3F:2A:…", &digits);
+            if let Err(problems) = load_text("example", &whole) {
+                panic!("{}: {}", page.display(), problems.render(false));
+            }
+            seen += 1;
+        }
+    }
+    assert!(seen > 10, "{seen}");
 }
 
 #[test]
@@ -368,7 +523,7 @@ fn who_we_are_is_told_only_to_hosts_that_prove_who_they_are() {
         ("", "mechanisms = []", "it must be said what proves who we are"),
         ("", "password_env = \"A\", token_file = \"/b\"", "it must be said what proves who we are"),
         ("", "password_env = \"A\", mechanisms = [\"XOAUTH2\"]", "`XOAUTH2` does not fit"),
-        ("", "password_file = \"relay\"", "the path is not absolute"),
+        ("", "password_env = \"\"", "`password_env` must not be empty"),
     ] {
         let told = route(tls, auth);
         assert!(told.contains(problem), "{problem}: {told}");

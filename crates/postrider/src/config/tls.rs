@@ -1,8 +1,7 @@
 //! Who we are inside TLS, and whom we know: `[tls]`, `[[certificate]]`, `[acme]`, `[[client_certificate]]`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use mail::{Clock, SystemClock};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -12,9 +11,6 @@ use super::places::Places;
 use super::problem::Problem;
 use super::types::Configuration;
 use super::units::{Address, Listed, Name, Period};
-
-/// How long before its end a certificate is doubtful.
-const SOON: std::time::Duration = std::time::Duration::from_secs(14 * 24 * 60 * 60);
 
 /// TLS for those who connect to this server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -52,8 +48,7 @@ pub enum TlsVersion {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Certificate {
-    /// The PEM file with the certificate, and behind it those that vouch for it. Relative paths begin in the folder of
-    /// the configuration, here and in `key`.
+    /// The PEM file with the certificate, and behind it those that vouch for it.
     pub chain: PathBuf,
     /// The PEM file with its key, which the server's user must be able to read, and nobody else.
     pub key: PathBuf,
@@ -172,9 +167,6 @@ impl Acme {
 
 /// What `[tls]` and what belongs to it contradict.
 pub(super) fn judge(configuration: &Configuration, places: &Places, problems: &mut Vec<Problem>) {
-    if configuration.tls.handshake_time.0.is_zero() {
-        problems.push(places.problem("tls.handshake_time", "`tls.handshake_time` must be longer than nothing", ""));
-    }
     for (at, listener) in configuration.listener.iter().enumerate() {
         if listener.tls_minimum.is_some() && listener.tls() == TlsUse::Off {
             let path = format!("listener[{at}].tls_minimum");
@@ -183,7 +175,12 @@ pub(super) fn judge(configuration: &Configuration, places: &Places, problems: &m
     }
     acme(configuration, places, problems);
     for (at, client) in configuration.client_certificate.iter().enumerate() {
-        judge_client(client, &format!("client_certificate[{at}]"), places, problems);
+        let path = format!("client_certificate[{at}]");
+        judge_client(client, &path, places, problems);
+        if client.account.is_some() && !configuration.knows_accounts() {
+            let problem = places.problem(&format!("{path}.account"), "this account cannot be looked up", "");
+            problems.push(problem.help("add the table [accounts]; with Dovecot set `accounts.dovecot.userdb`, too"));
+        }
     }
 }
 
@@ -197,9 +194,9 @@ fn acme(configuration: &Configuration, places: &Places, problems: &mut Vec<Probl
         return;
     }
     let known = matches!(acme.directory.as_str(), "letsencrypt" | "letsencrypt-staging");
-    if !known && !acme.directory.starts_with("https://") {
+    if !known && !is_https(&acme.directory) {
         let message = "`acme.directory` takes the address of a directory, or \"letsencrypt\"";
-        problems.push(places.problem("acme.directory", message, "this does not begin with https://"));
+        problems.push(places.problem("acme.directory", message, "this is no https:// address"));
     }
     if acme.external_account.is_some() != acme.external_account_key.is_some() {
         let message = "`external_account` and `external_account_key` belong together";
@@ -209,6 +206,11 @@ fn acme(configuration: &Configuration, places: &Places, problems: &mut Vec<Probl
         let path = format!("acme.contact[{at}]");
         problems.push(places.problem(&path, "`acme.contact` takes mail addresses", "such as postmaster@example.org"));
     }
+}
+
+/// Whether a text is the address of something that is fetched by HTTPS.
+pub(super) fn is_https(text: &str) -> bool {
+    url::Url::parse(text).is_ok_and(|url| url.scheme() == "https" && url.host_str().is_some())
 }
 
 fn judge_client(client: &ClientCertificate, path: &str, places: &Places, problems: &mut Vec<Problem>) {
@@ -225,89 +227,4 @@ fn judge_client(client: &ClientCertificate, path: &str, places: &Places, problem
         let problem = places.problem(path, "this certificate is good for nothing", "");
         problems.push(problem.help("set `relay = true`, or an `account`"));
     }
-}
-
-/// Relative paths begin in the configuration's folder, wherever the server is started.
-pub fn anchor(configuration: &mut Configuration, folder: &Path) {
-    let acme = [&mut configuration.acme.root, &mut configuration.acme.external_account_key];
-    let clients = configuration.client_certificate.iter_mut().map(|client| &mut client.authority);
-    let single = std::iter::once(&mut configuration.tls.roots).chain(acme).chain(clients);
-    let files = configuration.certificate.iter_mut().flat_map(|files| [&mut files.chain, &mut files.key]);
-    for path in single.flatten().chain(files) {
-        *path = folder.join(&path);
-    }
-}
-
-/// What the files themselves say: for `check`, which runs as somebody who should be able to read them. The notes tell
-/// which certificates there are.
-pub fn inspect_files(configuration: &Configuration, places: &Places) -> (Vec<Problem>, Vec<String>) {
-    let (mut problems, mut notes, mut covered) = (Vec::new(), Vec::new(), false);
-    for (at, Certificate { chain, key }) in configuration.certificate.iter().enumerate() {
-        let path = format!("certificate[{at}]");
-        match tls::Identity::from_files(chain, key) {
-            Ok(identity) => {
-                let facts = identity.facts();
-                covered |= facts.covers(configuration.hostname.0.as_str());
-                notes.push(format!("certificate for {}, until {}", facts.names.join(", "), facts.not_after));
-                problems.extend(doubts(facts, key, &path, places));
-            }
-            Err(error) => problems.push(places.problem(&path, error.to_string(), "").help(error.cure())),
-        }
-    }
-    for (at, client) in configuration.client_certificate.iter().enumerate() {
-        if let Some(Err(error)) = client.authority.as_deref().map(tls::Authorities::from_file) {
-            let path = format!("client_certificate[{at}].authority");
-            problems.push(places.problem(&path, error.to_string(), "").help(error.cure()));
-        }
-    }
-    if !configuration.certificate.is_empty() && !covered && configuration.acme.names.is_empty() {
-        let message = format!("no certificate is for {}", configuration.hostname);
-        let problem = places.problem("certificate[0]", message, "clients that verify will not send").warning();
-        problems.push(problem.help("this server calls itself by `hostname`; get a certificate for that name"));
-    }
-    notes.extend(without_files(configuration));
-    (problems, notes)
-}
-
-fn doubts(facts: &tls::IdentityFacts, key: &Path, path: &str, places: &Places) -> Vec<Problem> {
-    use std::os::unix::fs::MetadataExt;
-    let (mut problems, now) = (Vec::new(), SystemClock.now());
-    let mut warn = |key: &str, message: String, help: String| {
-        problems.push(places.problem(&format!("{path}.{key}"), message, "").warning().help(help));
-    };
-    if facts.not_after <= now {
-        warn(
-            "chain",
-            format!("the certificate for {} expired at {}", facts.name(), facts.not_after),
-            "renew it".to_owned(),
-        );
-    } else if facts.not_after - SOON <= now {
-        warn(
-            "chain",
-            format!("the certificate for {} expires at {}", facts.name(), facts.not_after),
-            "renew it".to_owned(),
-        );
-    }
-    if std::fs::metadata(key).is_ok_and(|file| file.mode() & 0o007 != 0) {
-        let message = format!("everybody on this machine can read the key {}", key.display());
-        warn("key", message, format!("chmod o= {}", key.display()));
-    }
-    problems
-}
-
-/// What is said of certificates that are not in the configuration's files.
-fn without_files(configuration: &Configuration) -> Option<String> {
-    let folder = configuration.store.path.join(crate::server::TLS_FOLDER);
-    if !configuration.acme.names.is_empty() {
-        let names: Vec<String> = configuration.acme.names.iter().map(ToString::to_string).collect();
-        let directory = &configuration.acme.directory;
-        return Some(format!("certificate for {} from {directory} by ACME", names.join(", ")));
-    }
-    let uses_tls = configuration.listeners().iter().any(|listener| listener.tls() != TlsUse::Off);
-    (configuration.certificate.is_empty() && uses_tls).then(|| {
-        let (name, folder) = (&configuration.hostname, folder.display());
-        format!(
-            "certificate for {name}, self-signed, kept in {folder}; senders that verify need [[certificate]] or [acme]"
-        )
-    })
 }

@@ -69,6 +69,11 @@ impl Configuration {
 
 /// What contradicts itself here.
 pub fn judge(configuration: &Configuration, places: &Places, problems: &mut Vec<Problem>) {
+    let organization = configuration.tls_reports.organization.as_deref();
+    if organization.is_some_and(|name| name.is_empty() || name.chars().any(char::is_control)) {
+        let label = "empty, or not one line";
+        problems.push(places.problem("tls_reports.organization", "this is no name of an organisation", label));
+    }
     let Some(address) = &configuration.tls_reports.address else { return };
     let domain = address.0.host.domain().cloned().map(Pattern::Exact);
     let ours = |domain: Pattern| configuration.domains.iter().any(|pattern| pattern.covers(&domain));

@@ -14,7 +14,8 @@ use super::units::{Ip, Listed, Name, Network, Pattern, Period, Size};
 /// The configuration of a Postrider server, as `postrider.toml` has it.
 ///
 /// Only `hostname` must be set. Any file may name others in `include = ["conf.d/*.toml"]`, relative to itself: tables
-/// are joined, lists are put one behind the other, and a value that is set twice is an error.
+/// are joined, lists are put one behind the other, and a value that is set twice is an error. Relative paths begin in the
+/// folder of the configuration.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(title = "Postrider")]

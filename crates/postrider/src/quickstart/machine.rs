@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 
 use super::plan::Plan;
 use crate::control::Client;
-use crate::server::CONTROL_SOCKET;
+use crate::server::{CONTROL_SOCKET, make_user};
 
 /// How long another server may take to accept a connection.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -68,9 +68,10 @@ pub fn user(plan: &Plan) -> Option<Finding> {
             "user",
             format!("there is no user `{name}`, and the server does not serve as root"),
             format!(
-                "useradd --system --home-dir {store} --shell /usr/sbin/nologin {name} && chown -R {name}: {folder} {store}",
-                store = plan.store.display(),
-                folder = plan.folder.display()
+                "{} && chown -R {name}: {} {}",
+                make_user(name, &plan.store),
+                plan.folder.display(),
+                plan.store.display()
             ),
         ),
     })

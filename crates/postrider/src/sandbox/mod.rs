@@ -9,7 +9,7 @@
 mod capture;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use mail::{Clock, MessageIds, Randomness, SystemClock};
@@ -107,7 +107,7 @@ fn loopback(port: u16) -> SocketAddr {
 
 /// The sandbox's configuration: written as anybody would write it, so that it is read and checked the same way.
 fn configuration(options: &Sandbox, capture: SocketAddr) -> String {
-    let store = absolute(&options.dir.join("queue"));
+    let store = options.dir.join("queue");
     let store = serde_json::Value::from(store.to_string_lossy());
     format!(
         "hostname = \"sandbox.localhost\"\n\
@@ -129,10 +129,6 @@ fn configuration(options: &Sandbox, capture: SocketAddr) -> String {
          servers = \"127.0.0.1:53\"\n",
         port = options.port,
     )
-}
-
-fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 fn banner(options: &Sandbox, captured: &Path) -> String {

@@ -42,7 +42,7 @@ use supervision::Handed;
 
 pub use dnssec::check as check_dnssec;
 pub use metrics::Meters;
-pub use privileges::keep_private;
+pub use privileges::{Become, become_user, keep_private, make_user};
 pub use reporting::Reporting;
 pub use rooms::CONTROL_SOCKET;
 pub use security::TLS_FOLDER;
@@ -117,7 +117,8 @@ pub enum ServeError {
 }
 
 impl ServeError {
-    fn system(action: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
+    /// The system refused an action.
+    pub fn system(action: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
         move |error| Self::System { action: action.into(), error }
     }
 

@@ -3,6 +3,8 @@
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Group, Uid, User, geteuid, initgroups, setgid, setuid};
 
+use crate::config::Configuration;
+
 /// Why the server cannot become who it should be.
 #[derive(Debug, thiserror::Error)]
 pub enum PrivilegesError {
@@ -83,6 +85,45 @@ impl Identity {
             Ok(()) => Err(refused(nix::Error::EPERM)),
         }
     }
+}
+
+/// Who looks at the files of a configuration for `check`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Become {
+    /// The server's user, from now on.
+    User,
+    /// The server's user, from the beginning.
+    Already,
+    /// Root, because no user is set.
+    Root,
+    /// Somebody else than this user, whom only root can become.
+    Other(String),
+}
+
+/// Becomes the user of the configuration as the server would, for good. If there is no such user: the key that is wrong,
+/// why, and what to do.
+pub fn become_user(configuration: &Configuration) -> Result<Become, (&'static str, String, String)> {
+    let Configuration { user, group, store, .. } = configuration;
+    let told = |error: PrivilegesError| {
+        let key = if matches!(error, PrivilegesError::Unknown { kind: "group", .. }) { "group" } else { "user" };
+        let cure = match user.as_deref() {
+            Some(name) if key == "user" => make_user(name, &store.path),
+            _ => "choose one that there is".to_owned(),
+        };
+        (key, error.to_string(), cure)
+    };
+    match Identity::find(user.as_deref(), group.as_deref()) {
+        Ok(None) => Ok(Become::Already),
+        Ok(Some(identity)) => identity.assume().map(|()| Become::User).map_err(told),
+        Err(PrivilegesError::Root) => Ok(Become::Root),
+        Err(PrivilegesError::NotRoot(name)) => Ok(Become::Other(name)),
+        Err(error) => Err(told(error)),
+    }
+}
+
+/// The command that makes the server's user.
+pub fn make_user(name: &str, store: &std::path::Path) -> String {
+    format!("useradd --system --home-dir {} --shell /usr/sbin/nologin {name}", store.display())
 }
 
 /// What the server makes is its own: nobody else may read it.

@@ -66,7 +66,7 @@ pub fn accounts(
 ) -> Result<Option<directory::Settings>, SettingsError> {
     let Some(accounts) = &loaded.configuration.accounts else { return Ok(None) };
     let uses = directory::Uses::new(tables.clone(), std::sync::Arc::new(mail::SystemClock));
-    let settings = accounts.to_settings(loaded.places.folder(), secret.clone(), uses);
+    let settings = accounts.to_settings(secret.clone(), uses);
     settings.map(Some).map_err(SettingsError::Accounts)
 }
 

@@ -12,6 +12,7 @@ use instant_acme::{
     OrderStatus, RetryPolicy,
 };
 use rcgen::{CertificateParams, DistinguishedName, KeyPair};
+use zeroize::Zeroizing;
 
 use super::proofs::Shown;
 use super::{Acme, AcmeError, AcmeSettings, Challenge, Proofs};
@@ -78,10 +79,27 @@ fn account_file(settings: &AcmeSettings) -> String {
 }
 
 fn external(id: &str, file: &Path) -> Result<ExternalAccountKey, AcmeError> {
+    Ok(ExternalAccountKey::new(id.to_owned(), &external_key(file)?))
+}
+
+/// Base64url, with or without padding.
+fn external_key(file: &Path) -> Result<Zeroizing<Vec<u8>>, AcmeError> {
     let text = read(file)?;
-    let key = BASE64_URL_SAFE_NO_PAD.decode(text.trim_ascii().strip_suffix(b"=").unwrap_or(text.trim_ascii()));
-    let key = key.map_err(|error| AcmeError::Kept { file: file.to_owned(), why: error.to_string() })?;
-    Ok(ExternalAccountKey::new(id.to_owned(), &key))
+    let text = text.trim_ascii();
+    let end = text.iter().rposition(|octet| *octet != b'=').map_or(0, |last| last + 1);
+    let unusable = |why: String| AcmeError::Kept { file: file.to_owned(), why };
+    match BASE64_URL_SAFE_NO_PAD.decode(&text[..end]) {
+        Ok(key) if key.is_empty() => Err(unusable("there is no key in it".to_owned())),
+        Ok(key) => Ok(Zeroizing::new(key)),
+        Err(error) => Err(unusable(error.to_string())),
+    }
+}
+
+impl AcmeSettings {
+    /// Whether the key by which the authority knows us can be read.
+    pub fn check(&self) -> Result<(), AcmeError> {
+        self.external.iter().try_for_each(|(_, file)| external_key(file).map(drop))
+    }
 }
 
 /// Proves every name of the order, and waits until the authority has seen it.
