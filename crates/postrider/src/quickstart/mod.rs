@@ -195,7 +195,10 @@ fn look(options: &Options, plan: &Plan) -> Result<(Vec<Finding>, Vec<Record>), Q
             machine::way_out(&resolver, &options.probe),
             machine::name_servers(&resolver, &plan.domain),
             async {
-                let public = names::public_addresses();
+                let public = match options.address.is_empty() {
+                    true => names::public_addresses(),
+                    false => options.address.iter().copied().collect(),
+                };
                 names::first_records(plan, &public, &resolver).await
             }
         );

@@ -50,6 +50,10 @@ pub struct Options {
     /// The port for people, with STARTTLS.
     #[arg(long, value_name = "PORT", default_value_t = 587, value_parser = clap::value_parser!(u16).range(1..))]
     pub submission_port: u16,
+    /// The address by which the world reaches this server, where the machine does not have it itself; may be given
+    /// several times.
+    #[arg(long, value_name = "IP")]
+    pub address: Vec<IpAddr>,
     /// Try whether port 25 of others can be reached at this address, not at well-known providers.
     #[arg(long, value_name = "IP:PORT")]
     pub probe: Vec<SocketAddr>,

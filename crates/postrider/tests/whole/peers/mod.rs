@@ -11,6 +11,7 @@ mod name_servers;
 mod names;
 mod postfix;
 mod proofs;
+mod quickstart;
 mod relays;
 mod secure;
 mod sinks;

@@ -8,6 +8,9 @@ use std::process::Command;
 use super::{Peer, run, tool};
 use crate::harness::own_address;
 
+/// Where the names of loopback addresses are.
+const REVERSE: &str = "127.in-addr.arpa";
+
 /// Both, running; what unbound does not find at nsd it does not find at all.
 pub struct NameServers {
     /// Where unbound listens.
@@ -23,6 +26,15 @@ impl NameServers {
         let authority = SocketAddr::new(own_address(), 5300);
         fs::write(folder.join("test.zone"), head("test", authority) + zone).expect("the zone");
         Self::serve(folder, authority, &[("test", "test.zone"), ("broken.test", "absent.zone")], &["test"], None)
+    }
+
+    /// The same with a zone for the way back from addresses: `reverse` are the records of `127.in-addr.arpa`.
+    pub fn with_reverse(folder: &Path, zone: &str, reverse: &str) -> Option<Self> {
+        let authority = SocketAddr::new(own_address(), 5300);
+        fs::write(folder.join("test.zone"), head("test", authority) + zone).expect("the zone");
+        fs::write(folder.join("reverse.zone"), head(REVERSE, authority) + reverse).expect("the zone");
+        let zones = [("test", "test.zone"), ("broken.test", "absent.zone"), (REVERSE, "reverse.zone")];
+        Self::serve(folder, authority, &zones, &["test", REVERSE], None)
     }
 
     /// The same with two zones: `plain.test`, and `dane.test`, which is signed and which unbound validates. The
@@ -119,7 +131,8 @@ fn unbound_settings(
     format!(
         "server:\n interface: {ip}\n port: {port}\n access-control: 127.0.0.0/8 allow\n username: \"\"\n chroot: \"\"\n \
          directory: \"{}\"\n pidfile: \"\"\n use-syslog: no\n logfile: \"\"\n verbosity: 1\n do-daemonize: no\n num-threads: 1\n \
-         module-config: \"{modules}\"\n do-not-query-localhost: no\n local-zone: \"test.\" nodefault\n{anchor}\
+         module-config: \"{modules}\"\n do-not-query-localhost: no\n local-zone: \"test.\" nodefault\n \
+         local-zone: \"{REVERSE}.\" nodefault\n{anchor}\
          remote-control:\n control-enable: no\n{}",
         folder.display(),
         stubs.collect::<String>()
