@@ -220,7 +220,7 @@ fn is_of_a_tool(content: &str, token: &str) -> bool {
 }
 
 /// The recipients that a report is about.
-fn failed_in(report: &str) -> HashSet<String> {
+pub fn failed_in(report: &str) -> HashSet<String> {
     let fields = report.split("\r\n").filter_map(|line| line.strip_prefix("Final-Recipient:"));
     fields.filter_map(|field| Some(field.split_once(';')?.1.trim().to_owned())).collect()
 }
@@ -233,6 +233,11 @@ fn field<'a>(content: &'a str, name: &str) -> Option<&'a str> {
 fn trace_id(content: &str) -> Option<String> {
     let top = content.get(..content.len().min(1000)).unwrap_or(content);
     top.split([' ', '\t', ';', '\r', '\n']).find(|word| is_id(word)).map(str::to_owned)
+}
+
+/// The queue id in a reply that takes responsibility for a message.
+pub fn acknowledged(line: &str) -> Option<&str> {
+    line.strip_prefix("250 2.0.0 ")?.strip_suffix(" queued").filter(|id| is_id(id))
 }
 
 /// Whether a word looks like a queue id.

@@ -23,6 +23,20 @@ impl Copies {
         self.0.entry((id, recipient)).or_default().push(at);
     }
 
+    /// Whether this message arrived for this recipient.
+    pub fn has(&self, id: &str, recipient: &str) -> bool {
+        self.0.contains_key(&(id.to_owned(), recipient.to_owned()))
+    }
+
+    /// How many recipients of each message got it.
+    pub fn by_message(&self) -> HashMap<&str, usize> {
+        let mut counts = HashMap::new();
+        for (id, _) in self.0.keys() {
+            *counts.entry(id.as_str()).or_default() += 1;
+        }
+        counts
+    }
+
     /// How many recipients got something, whatever the number of copies.
     pub fn recipients(&self) -> usize {
         self.0.len()

@@ -14,8 +14,8 @@ use crate::letters::{Arrival, Kind, Letter, Sent};
 pub struct Ledger {
     /// Messages that were acknowledged to a client.
     pub sent: Vec<Sent>,
-    /// Messages that the server said it took responsibility for, with their senders; reports are its own.
-    accepted: HashMap<String, String>,
+    /// Messages that the server said it took responsibility for, by its log; reports are its own.
+    accepted: HashMap<String, Accepted>,
     /// What the log of an earlier life says was delivered: durable, and never to be sent again.
     claimed: HashSet<(String, String)>,
     /// What arrived, but for reports.
@@ -24,12 +24,10 @@ pub struct Ledger {
     reported: Copies,
     /// Recipients of which something arrived.
     recipients: HashSet<String>,
-    /// Queue ids by the trace of what arrived.
-    ids: HashSet<String>,
     /// The reports that told a sender that a recipient failed.
     told: HashMap<String, HashSet<String>>,
-    /// To whom reports went.
-    reports: HashSet<String>,
+    /// Of whom each sender was told that they failed.
+    told_to: HashMap<String, HashSet<String>>,
     /// Messages that are not as they were sent.
     pub broken: Vec<String>,
     /// What arrived again though its outcome had been durable at the kill.
@@ -40,6 +38,12 @@ pub struct Ledger {
     pub taken_up: u64,
     /// Queue ids of messages that are still there at the end.
     pub left: HashSet<String>,
+}
+
+/// A message by the log.
+struct Accepted {
+    sender: String,
+    recipients: usize,
 }
 
 impl Ledger {
@@ -76,15 +80,14 @@ impl Ledger {
         }
         match letter {
             Letter::Report { name, failed } => {
-                self.reports.extend(to);
                 for recipient in failed {
+                    for sender in &to {
+                        self.told_to.entry(sender.clone()).or_default().insert(recipient.clone());
+                    }
                     self.told.entry(recipient).or_default().insert(name.clone());
                 }
             }
-            Letter::Own { .. } | Letter::Other => {
-                self.recipients.extend(to);
-                self.ids.insert(id);
-            }
+            Letter::Own { .. } | Letter::Other => self.recipients.extend(to),
         }
     }
 
@@ -95,7 +98,10 @@ impl Ledger {
             let Some(message) = text(&line["message"]) else { continue };
             match line["event"].as_str() {
                 Some("accepted") if line["sender"] != "<>" => {
-                    self.accepted.extend(text(&line["sender"]).map(|sender| (message, sender)));
+                    let recipients = line["recipients"].as_u64().and_then(|count| usize::try_from(count).ok());
+                    let accepted = text(&line["sender"]).zip(recipients);
+                    self.accepted
+                        .extend(accepted.map(|(sender, recipients)| (message, Accepted { sender, recipients })));
                 }
                 Some("delivered") => {
                     self.claimed.extend(text(&line["recipient"]).map(|recipient| (message, recipient)))
@@ -109,24 +115,42 @@ impl Ledger {
 
     /// What should have arrived and has not.
     pub fn missing(&self) -> Vec<String> {
+        let mut missing = self.missing_by_replies();
+        missing.extend(self.missing_by_log());
+        missing
+    }
+
+    /// Of what was acknowledged to a client.
+    fn missing_by_replies(&self) -> Vec<String> {
         let mut missing = Vec::new();
         let queued = |message: &&Sent| message.id.as_ref().is_some_and(|id| self.left.contains(id));
         for message in self.sent.iter().filter(|message| !queued(message)) {
             for recipient in &message.recipients {
-                let there = match Kind::Refused.is(recipient) {
-                    true => self.told.contains_key(recipient),
-                    false => self.recipients.contains(recipient),
+                // What arrives bears the queue id, which is known if the client could tell it.
+                let arrived = match &message.id {
+                    Some(id) => self.copies.has(id, recipient),
+                    None => self.recipients.contains(recipient),
                 };
+                let there = if Kind::Refused.is(recipient) { self.told.contains_key(recipient) } else { arrived };
                 if !there {
                     missing.push(format!("{:?} ({} octets) for {recipient}", message.id, message.size));
                 }
             }
         }
-        // A message of which no recipient was taken leaves no trace but its report.
-        let seen = |id: &String, sender: &String| self.ids.contains(id) || self.reports.contains(sender);
-        let unseen = self.accepted.iter().filter(|(id, sender)| !seen(id, sender) && !self.left.contains(*id));
-        missing.extend(unseen.map(|(id, sender)| format!("{id} from {sender} by the log")));
         missing
+    }
+
+    /// Of what the server took, whether or not a client came to know: so many recipients, so many fates.
+    fn missing_by_log(&self) -> Vec<String> {
+        let arrived = self.copies.by_message();
+        let missing = self.accepted.iter().filter_map(|(id, Accepted { sender, recipients })| {
+            let told = self.told_to.get(sender).map_or(0, HashSet::len);
+            let known = arrived.get(id.as_str()).copied().unwrap_or(0) + told;
+            let left = self.left.contains(id);
+            (!left && known != *recipients)
+                .then(|| format!("{id} from {sender} by the log: the fate of {known} of {recipients} is known"))
+        });
+        missing.collect()
     }
 
     /// What arrived again, reports too, though no kill excuses it.
@@ -134,11 +158,6 @@ impl Ledger {
         let sinks = sinks.all();
         let answered = |at: &At| sinks[at.sink].has_answered(at.number);
         [&self.copies, &self.reported].iter().flat_map(|copies| copies.unexcused(answered)).collect()
-    }
-
-    /// Whether the server took anything from this sender, by its log.
-    pub fn knows(&self, sender: &str) -> bool {
-        self.accepted.values().any(|known| known == sender)
     }
 
     /// Recipients about whom more than one report was made, which must never be.

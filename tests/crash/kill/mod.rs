@@ -1,16 +1,18 @@
 //! `kill -9` at random moments under load: what was acknowledged arrives, whole, for each of its recipients.
 //!
-//! Clients of ours write down each message when they have read its 250, swaks and curl when they end well, and
-//! `smtp-source` of Postfix adds load that the server's own log accounts for. One sink takes everything, one puts every
+//! Clients of ours write down each message when they have read its 250, swaks and curl when they end well, and for
+//! `smtp-source` of Postfix a wire between it and the server notes each 250 that passes. One sink takes everything, one puts every
 //! recipient off once, one refuses: then the sender must be told. The moments fall into the start, into the work of a
 //! moment after it, and into full load; the store is set up so that checkpoints, new segments and compaction are always
 //! near. A seed repeats the choices of a run; the moments are as exact as the machine is.
 
 mod copies;
 mod ledger;
+mod relay;
 mod tools;
 
 use std::collections::HashSet;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use mail::Randomness;
@@ -20,6 +22,7 @@ use crate::letters::{Kind, busy};
 use crate::load::{Load, Manner};
 use crate::options;
 use ledger::Ledger;
+use relay::Relay;
 use tools::{Source, Tools};
 
 /// Kills of the short version.
@@ -38,17 +41,18 @@ fn nothing_acknowledged_is_lost_when_the_server_is_killed() {
     let setup = sinks.setup();
     let mut ledger = Ledger::default();
     let load = Load::start(setup.address, seed, Manner { clients: 4, pause: Duration::ZERO });
-    let tools = Tools::start(&setup);
+    let (tools, relay) = (Tools::start(&setup), Relay::start(setup.address));
     for round in 1..=kills {
         // In some lives nothing leaves, so that there is a queue to take up in the next.
         sinks.open(round % 5 > 1);
-        one_life(&setup, &sinks, &mut ledger, &randomness);
+        one_life(&setup, &sinks, relay.address(), &mut ledger, &randomness);
         if round % 10 == 0 {
             eprintln!("{round} of {kills} kills, {} s: {}", begun.elapsed().as_secs(), ledger.so_far());
         }
     }
     ledger.sent.extend(load.stop());
     ledger.sent.extend(tools.stop());
+    ledger.sent.extend(tools::of_source(relay.stop()));
     sinks.open(true);
     let server = Postrider::start(&setup);
     ledger.taken_up = messages(&server);
@@ -71,7 +75,7 @@ fn nothing_acknowledged_is_lost_when_the_server_is_killed() {
 }
 
 /// From the start to the kill.
-fn one_life(setup: &Setup, sinks: &Sinks, ledger: &mut Ledger, randomness: &Randomness) {
+fn one_life(setup: &Setup, sinks: &Sinks, relay: SocketAddr, ledger: &mut Ledger, randomness: &Randomness) {
     let server = Postrider::launch(setup);
     let moment = match randomness.below(4) {
         // It still reads the log, or makes the files it needs.
@@ -86,7 +90,7 @@ fn one_life(setup: &Setup, sinks: &Sinks, ledger: &mut Ledger, randomness: &Rand
             randomness.below(1200)
         }
     };
-    let source = Source::start(setup.address);
+    let source = Source::start(relay);
     ledger.collect(sinks, Duration::from_millis(moment as u64));
     let log = server.kill();
     sinks.end_life();

@@ -15,8 +15,10 @@ use crate::options;
 
 /// Set by `./dev crash`.
 const FULL_LENGTH: &str = "POSTRIDER_CRASH_KILLS";
-/// Whose mail that of `smtp-source` is.
-pub const SOURCE: &str = "source@example.org";
+/// Whose mail that of `smtp-source` is, for whom, and how long.
+const SOURCE: &str = "source@example.org";
+const SOURCE_TO: &str = "source@example.net";
+const SOURCE_SIZE: usize = 4096;
 
 /// swaks and curl, each sending one message after the other.
 pub struct Tools {
@@ -50,8 +52,15 @@ impl Tools {
 /// Which of them, and of `smtp-source`, got nothing through.
 pub fn silent(ledger: &Ledger) -> Vec<&'static str> {
     let sent = |name: &&str| ledger.sent.iter().any(|message| message.token.starts_with(*name));
-    let tools = ["swaks", "curl"].into_iter().filter(|name| !sent(name));
-    tools.chain((!ledger.knows(SOURCE)).then_some("smtp-source")).collect()
+    ["swaks", "curl", "smtp-source"].into_iter().filter(|name| !sent(name)).collect()
+}
+
+/// The messages of `smtp-source` that were acknowledged under these queue ids.
+pub fn of_source(ids: Vec<String>) -> impl Iterator<Item = Sent> {
+    ids.into_iter().map(|id| {
+        let recipients = vec![SOURCE_TO.to_owned()];
+        Sent { token: "smtp-source".to_owned(), id: Some(id), recipients, size: SOURCE_SIZE }
+    })
 }
 
 fn send_until(over: &AtomicBool, name: &str, sender: Sender, setup: &Setup) -> Vec<Sent> {
@@ -116,7 +125,7 @@ impl Source {
         if TURN.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
             command.arg("-d");
         }
-        command.args(["-s", "4", "-m", "400", "-l", "4096", "-f", SOURCE, "-t", "source@example.net"]);
+        command.args(["-s", "4", "-m", "400", "-l", &SOURCE_SIZE.to_string(), "-f", SOURCE, "-t", SOURCE_TO]);
         command.arg(format!("inet:{}:{}", address.ip(), address.port()));
         if let Some(libraries) = program.ancestors().nth(3).map(|root| root.join("usr/lib/postfix")) {
             command.env("LD_LIBRARY_PATH", libraries);

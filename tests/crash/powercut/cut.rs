@@ -1,5 +1,6 @@
 //! One cut: the folder as the power left it, the real server started on it, and the ledger of that moment compared.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
@@ -9,11 +10,11 @@ use mail::Randomness;
 use serde_json::Value;
 
 use crate::harness::{Postrider, Script, Setup, Sink, is_root, own_socket};
-use crate::letters::{Arrival, Kind, Letter, Sent, busy, refused};
+use crate::letters::{Arrival, Kind, Letter, Sent, busy, failed_in, refused};
 use crate::powercut::disk::{Entry, Image, Moment};
 use crate::powercut::fate::{Belief, Fate};
 use crate::powercut::history::History;
-use crate::powercut::recording::{Ledger, Work, end, image_of, traced, write_image};
+use crate::powercut::recording::{Ledger, Syncs, Work, end, image_of, traced, write_image};
 
 /// Where the cuts of one run come from.
 #[derive(Debug)]
@@ -79,6 +80,8 @@ pub struct Bench {
     /// All leaves.
     open: Setup,
     sink: Sink,
+    /// Whose failures a report tells, by its queue id: what stands in it is read once.
+    reports: RefCell<HashMap<String, HashSet<String>>>,
 }
 
 /// Every so many cuts the start after it is cut in turn, so often.
@@ -131,7 +134,7 @@ impl Bench {
         let quiet = base.clone().route("*", &format!("{}:1", nowhere.ip())).table(times);
         let soon = "[retry]\nfirst = \"1s\"\nmost = \"1s\"";
         let open = base.route("*", &sink.address().to_string()).table(soon);
-        Self { quiet, open, sink }
+        Self { quiet, open, sink, reports: RefCell::default() }
     }
 
     /// Tries a cut.
@@ -156,13 +159,13 @@ impl Bench {
         if status["store"]["quarantined"] != 0 {
             finding.wrong.push(format!("quarantined: {}", status["store"]["quarantined"]));
         }
-        let listed = server.command(&["queue", "list", "--json", "--limit", "1000000"]).json();
+        let queue = Queue::of(&server, &mut self.reports.borrow_mut());
         let log = server.kill();
         let rebuilt = log.iter().find(|line| line["event"] == "building the index anew from the log");
         finding.rebuilt = rebuilt.map(|line| line["why"].as_str().unwrap_or_default().to_owned());
         let errors = log.iter().filter(|line| line["level"] == "error");
         finding.wrong.extend(errors.map(|line| format!("the log says {line}")));
-        plan.compare(cut, &Queue::of(&listed), &mut finding);
+        plan.compare(cut, &queue, &mut finding);
         finding
     }
 
@@ -171,7 +174,7 @@ impl Bench {
         self.lay_out(image);
         let elsewhere = tempfile::tempdir().expect("a temporary folder");
         let trace = elsewhere.path().join("trace");
-        let mut server = Postrider::run(traced(&self.quiet, &trace, false), &self.quiet);
+        let mut server = Postrider::run(traced(&self.quiet, &trace, Syncs::Plain), &self.quiet);
         server.event("ready");
         // A moment for what begins when it is ready: spare segments, checkpoints, reports.
         std::thread::sleep(Duration::from_millis(cut.fate.randomness().below(300) as u64));
@@ -234,24 +237,29 @@ impl Bench {
 struct Queue {
     /// By message and recipient: whether its fate is open.
     recipients: HashMap<(String, String), bool>,
-    /// To whom reports are queued.
-    reports: HashSet<String>,
+    /// Recipients whose failure a queued report tells, and the queue ids of such reports.
+    told: HashMap<String, Vec<String>>,
 }
 
 impl Queue {
-    fn of(listed: &[Value]) -> Self {
-        let mut queue = Self { recipients: HashMap::new(), reports: HashSet::new() };
+    /// What it lists, and what stands in the reports.
+    fn of(server: &Postrider, reports: &mut HashMap<String, HashSet<String>>) -> Self {
+        let mut queue = Self { recipients: HashMap::new(), told: HashMap::new() };
         let bare = |address: &Value| address.as_str().unwrap_or_default().trim_matches(['<', '>']).to_owned();
-        for message in listed {
+        for message in server.command(&["queue", "list", "--json", "--limit", "1000000"]).json() {
+            let id = bare(&message["id"]);
+            if message["sender"] == "<>" {
+                let read = || failed_in(&server.command(&["queue", "show", &id, "--content"]).good());
+                for recipient in &*reports.entry(id.clone()).or_insert_with(read) {
+                    queue.told.entry(recipient.clone()).or_default().push(id.clone());
+                }
+                continue;
+            }
             let deliveries = message["deliveries"].as_array().into_iter().flatten();
-            let recipients = deliveries.flat_map(|delivery| delivery["recipients"].as_array().into_iter().flatten());
-            for recipient in recipients {
-                let (id, address) = (bare(&message["id"]), bare(&recipient["address"]));
+            for recipient in deliveries.flat_map(|delivery| delivery["recipients"].as_array().into_iter().flatten()) {
                 let pending = recipient["status"] == "pending";
-                if message["sender"] == "<>" {
-                    queue.reports.insert(address);
-                } else if pending || recipient["report_owed"] == true {
-                    queue.recipients.insert((id, address), pending);
+                if pending || recipient["report_owed"] == true {
+                    queue.recipients.insert((id.clone(), bare(&recipient["address"])), pending);
                 }
             }
         }
@@ -260,18 +268,19 @@ impl Queue {
 }
 
 impl Plan {
-    /// Every recipient that was acknowledged before the cut must be somewhere; what the log said was final must be.
+    /// Every recipient that was acknowledged before the cut must be somewhere; what the log said was final must be; and
+    /// nobody is told of the same failure by two reports.
     fn compare(&self, cut: &Cut, queue: &Queue, finding: &mut Finding) {
         let before = self.before(cut);
+        finding.wrong.extend(Self::told_anew(&before, queue));
         for (message, id) in self.acknowledged(cut) {
             for recipient in &message.recipients {
                 let key = (id.clone(), recipient.clone());
                 let queued = queue.recipients.contains_key(&key);
-                // What the sinks take must not be excused by a report, which may be about another recipient.
+                // What the sinks take is not excused by a report.
                 let refused = Kind::Refused.is(recipient);
                 let delivered = !refused && before.delivered.contains(recipient.as_str());
-                let reported =
-                    before.told.contains_key(recipient.as_str()) || queue.reports.contains(&message.sender());
+                let reported = before.told.contains_key(recipient.as_str()) || queue.told.contains_key(recipient);
                 let told = refused && reported;
                 finding.recipients += 1;
                 finding.queued += u64::from(queued);
@@ -287,6 +296,15 @@ impl Plan {
                 }
             }
         }
+    }
+
+    /// Failures that are told by more than one report: two in the queue, or another than the one that has arrived.
+    fn told_anew(before: &Told, queue: &Queue) -> Vec<String> {
+        let anew = queue.told.iter().filter(|(recipient, reports)| {
+            let arrived = before.told.get(recipient.as_str());
+            reports.len() > 1 || arrived.is_some_and(|name| !name.contains(&reports[0]))
+        });
+        anew.map(|(recipient, reports)| format!("told anew: {recipient} by {reports:?}")).collect()
     }
 
     /// The same when all has left: nothing is in the queue any more, and what arrived is as it was sent.
@@ -376,16 +394,33 @@ pub fn size(image: &Image) -> usize {
 
 #[test]
 fn a_report_about_one_recipient_does_not_excuse_the_loss_of_another() {
-    let recipients = [Kind::Refused, Kind::Taken].map(|kind| kind.address("c1n1")).to_vec();
+    let recipients = [(Kind::Refused, "c1n1r0"), (Kind::Refused, "c1n1r1"), (Kind::Taken, "c1n1r2")];
+    let recipients = recipients.map(|(kind, name)| kind.address(name)).to_vec();
+    let told = HashMap::from([(recipients[0].clone(), vec!["report".to_owned()])]);
     let message = Sent { token: "c1n1".to_owned(), id: Some("id".to_owned()), recipients, size: 200 };
-    let queue = Queue { recipients: HashMap::new(), reports: HashSet::from([message.sender()]) };
     let mut history = History::new(Path::new("/"), false);
     history.acknowledged.insert("id".to_owned(), 1);
     let ledger = Ledger { sent: vec![message], arrived: Vec::new(), work: Work::default() };
     let plan = Plan::new(history, ledger, 1, Belief::All, 4);
     let fate = Fate::new(Randomness::seeded(1), Belief::All);
     let mut finding = Finding::default();
+    let queue = Queue { recipients: HashMap::new(), told };
     plan.compare(&Cut { moment: 2, fate, drain: false, again: 0 }, &queue, &mut finding);
-    assert_eq!((finding.recipients, finding.told), (2, 1));
-    assert_eq!(finding.wrong, ["lost: id for taken.c1n1@taken.example (200 octets)"]);
+    assert_eq!((finding.recipients, finding.told), (3, 1));
+    let lost = ["refused.c1n1r1@refused.example", "taken.c1n1r2@taken.example"];
+    assert_eq!(finding.wrong, lost.map(|lost| format!("lost: id for {lost} (200 octets)")));
+}
+
+#[test]
+fn a_second_report_about_the_same_failure_is_an_error() {
+    let queue = |reports: &[&str]| {
+        let reports = reports.iter().map(ToString::to_string).collect();
+        Queue { recipients: HashMap::new(), told: HashMap::from([("r@refused.example".to_owned(), reports)]) }
+    };
+    let told = |name| Told { delivered: HashSet::new(), told: HashMap::from([("r@refused.example", name)]) };
+    let nothing = Told { delivered: HashSet::new(), told: HashMap::new() };
+    assert_eq!(Plan::told_anew(&nothing, &queue(&["one"])), Vec::<String>::new());
+    assert_eq!(Plan::told_anew(&told("<one@mx.test>"), &queue(&["one"])), Vec::<String>::new());
+    assert_eq!(Plan::told_anew(&told("<one@mx.test>"), &queue(&["other"])).len(), 1);
+    assert_eq!(Plan::told_anew(&nothing, &queue(&["one", "other"])).len(), 1);
 }

@@ -4,12 +4,15 @@
 //! the change's end has ended; a change of a name, once such a sync of its folder has ended. Everything younger may be
 //! there, or not, or in part, one change without the other, a file's size without its content or its content without its
 //! size. A crash of the process alone loses nothing of it.
+//!
+//! A sync that fails makes nothing durable, and no later sync does so for what was to become durable by it: the system has
+//! forgotten that it is not on the disk (Linux does), though it goes on showing it. Only what is written anew counts.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::powercut::fate::{Fate, Piece};
+use crate::powercut::fate::{Fate, FileFate, Piece};
 
 /// A moment: the number of a line of the trace.
 pub type Moment = usize;
@@ -41,8 +44,8 @@ pub enum Entry {
 
 #[derive(Debug)]
 enum Content {
-    File { changes: Vec<Change>, syncs: Vec<Span>, now: Vec<u8> },
-    Folder { changes: Vec<NameChange>, syncs: Vec<Span>, now: BTreeMap<String, Node> },
+    File { changes: Vec<Change>, syncs: Syncs, now: Vec<u8> },
+    Folder { changes: Vec<NameChange>, syncs: Syncs, now: BTreeMap<String, Node> },
 }
 
 /// From the begin to the end of a call.
@@ -52,6 +55,13 @@ pub struct Span {
     pub begin: Moment,
     /// When it ended.
     pub end: Moment,
+}
+
+/// The syncs of a file or a folder.
+#[derive(Debug, Default)]
+struct Syncs {
+    good: Vec<Span>,
+    failed: Vec<Span>,
 }
 
 /// A change of a file.
@@ -172,8 +182,24 @@ impl Disk {
     pub fn sync(&mut self, node: Node, span: Span) {
         self.note(span, false);
         match &mut self.nodes[node] {
-            Content::File { syncs, .. } | Content::Folder { syncs, .. } => syncs.push(span),
+            Content::File { syncs, .. } | Content::Folder { syncs, .. } => syncs.good.push(span),
         }
+    }
+
+    /// What was done before and is not durable will not become so any more.
+    pub fn fail_sync(&mut self, node: Node, span: Span) {
+        self.note(span, true);
+        match &mut self.nodes[node] {
+            Content::File { syncs, .. } | Content::Folder { syncs, .. } => syncs.failed.push(span),
+        }
+    }
+
+    /// How many syncs have failed.
+    pub fn failed_syncs(&self) -> usize {
+        let failed = self.nodes.iter().map(|node| match node {
+            Content::File { syncs, .. } | Content::Folder { syncs, .. } => syncs.failed.len(),
+        });
+        failed.sum()
     }
 
     /// How often names have changed.
@@ -250,64 +276,74 @@ impl Disk {
 
 impl Content {
     fn file() -> Self {
-        Self::File { changes: Vec::new(), syncs: Vec::new(), now: Vec::new() }
+        Self::File { changes: Vec::new(), syncs: Syncs::default(), now: Vec::new() }
     }
 
     fn folder() -> Self {
-        Self::Folder { changes: Vec::new(), syncs: Vec::new(), now: BTreeMap::new() }
+        Self::Folder { changes: Vec::new(), syncs: Syncs::default(), now: BTreeMap::new() }
     }
 }
 
-/// The last moment before which every ended change is durable at `moment`.
-fn settled(syncs: &[Span], moment: Moment) -> Moment {
-    syncs.iter().filter(|sync| sync.end < moment).map(|sync| sync.begin).max().unwrap_or(0)
+impl Syncs {
+    /// Those of which the effect is sure at this moment.
+    fn until(&self, moment: Moment) -> Settled<'_> {
+        let good: Vec<Span> = self.good.iter().filter(|sync| sync.end < moment).copied().collect();
+        Settled { last: good.iter().map(|sync| sync.begin).max().unwrap_or(0), good, failed: &self.failed }
+    }
+}
+
+/// What syncs have made durable.
+struct Settled<'s> {
+    good: Vec<Span>,
+    /// When the last of them began.
+    last: Moment,
+    failed: &'s [Span],
+}
+
+impl Settled<'_> {
+    /// Whether a change is on the disk for sure.
+    fn holds(&self, change: Span) -> bool {
+        let spoils = |sync: &Span| self.failed.iter().any(|bad| change.begin < bad.end && bad.begin < sync.end);
+        let mut after = self.good.iter().filter(|sync| change.end < sync.begin);
+        change.end < self.last && (self.failed.is_empty() || after.any(|sync| !spoils(sync)))
+    }
 }
 
 /// A file's octets after the cut.
-fn survivors(changes: &[Change], syncs: &[Span], moment: Moment, fate: &Fate) -> Vec<u8> {
-    let settled = if fate.trusts_file_syncs() { settled(syncs, moment) } else { 0 };
+fn survivors(changes: &[Change], syncs: &Syncs, moment: Moment, fate: &Fate) -> Vec<u8> {
+    let settled = syncs.until(moment);
+    let durable = |change: &Change| fate.trusts_file_syncs() && settled.holds(change.span);
     let begun = changes.iter().filter(|change| change.span.begin < moment);
-    let (durable, pending): (Vec<&Change>, Vec<&Change>) = begun.partition(|change| change.span.end < settled);
-    let mut octets = Vec::new();
-    for change in durable {
-        change.what.apply(&mut octets);
-    }
-    if pending.is_empty() {
-        return octets;
-    }
-    let (mut fate, mut sizes) = (fate.of_file(pending.len()), vec![octets.len()]);
-    for change in pending {
-        match &change.what {
-            FileChange::Write { offset, octets: written } => {
-                for Piece { from, to } in fate.pieces(*offset, written.len()) {
-                    let octets_of_piece: Arc<[u8]> = written[from..to].into();
-                    FileChange::Write { offset: offset + from, octets: octets_of_piece }.apply(&mut octets);
-                }
-            }
-            resize if fate.keeps() => resize.apply(&mut octets),
-            FileChange::Resize(_) | FileChange::Grow(_) => {}
+    let begun: Vec<(&Change, bool)> = begun.map(|change| (change, durable(change))).collect();
+    let pending = begun.iter().filter(|(_, durable)| !durable).count();
+    let (mut octets, mut sizes) = (Vec::new(), vec![0]);
+    let mut fate = fate.of_file(pending);
+    for (Change { what, .. }, durable) in begun {
+        if durable {
+            what.apply(&mut octets);
+            sizes.clear();
+        } else {
+            what.survive(&mut fate, &mut octets);
         }
         sizes.push(octets.len());
     }
     // The size may be any that the file has had since.
-    if let Some(size) = fate.size(&sizes) {
+    if let Some(size) = fate.size(&sizes).filter(|_| pending > 0) {
         octets.resize(size, 0);
     }
     octets
 }
 
 /// A folder's names after the cut.
-fn names(changes: &[NameChange], syncs: &[Span], moment: Moment, fate: &Fate) -> BTreeMap<String, Node> {
-    let settled = if fate.trusts_name_syncs() { settled(syncs, moment) } else { 0 };
+fn names(changes: &[NameChange], syncs: &Syncs, moment: Moment, fate: &Fate) -> BTreeMap<String, Node> {
+    let settled = syncs.until(moment);
+    let durable = |change: &NameChange| fate.trusts_name_syncs() && settled.holds(change.span);
     let begun = changes.iter().filter(|change| change.span.begin < moment);
-    let (durable, pending): (Vec<&NameChange>, Vec<&NameChange>) = begun.partition(|change| change.span.end < settled);
+    let begun: Vec<(&NameChange, bool)> = begun.map(|change| (change, durable(change))).collect();
+    let mut fate = fate.of_file(begun.iter().filter(|(_, durable)| !durable).count());
     let mut names = BTreeMap::new();
-    for change in durable {
-        change.what.apply(&mut names);
-    }
-    let mut fate = fate.of_file(pending.len());
-    for change in pending {
-        if fate.keeps() {
+    for (change, durable) in begun {
+        if durable || fate.keeps() {
             change.what.apply(&mut names);
         }
     }
@@ -315,6 +351,22 @@ fn names(changes: &[NameChange], syncs: &[Span], moment: Moment, fate: &Fate) ->
 }
 
 impl FileChange {
+    /// Does what is left of it.
+    fn survive(&self, fate: &mut FileFate, into: &mut Vec<u8>) {
+        match self {
+            Self::Write { offset, octets } => {
+                for Piece { from, to } in fate.pieces(*offset, octets.len()) {
+                    Self::Write { offset: offset + from, octets: octets[from..to].into() }.apply(into);
+                }
+            }
+            Self::Resize(_) | Self::Grow(_) => {
+                if fate.keeps() {
+                    self.apply(into);
+                }
+            }
+        }
+    }
+
     fn apply(&self, into: &mut Vec<u8>) {
         match self {
             Self::Resize(len) => into.resize(*len, 0),
@@ -344,5 +396,48 @@ impl Naming {
                 names.insert(to.clone(), *node);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mail::Randomness;
+
+    use super::*;
+    use crate::powercut::fate::Belief;
+
+    /// What is surely there: where all that may be lost is lost.
+    fn surely(disk: &Disk, moment: Moment) -> Option<Vec<u8>> {
+        let fate = (0..).map(|seed| Fate::new(Randomness::seeded(seed), Belief::All)).find(Fate::loses_all)?;
+        match disk.after_cut(moment, &fate).remove(Path::new("a")) {
+            Some(Entry::File(octets)) => Some(octets),
+            _ => None,
+        }
+    }
+
+    fn at(moment: Moment) -> Span {
+        Span { begin: moment, end: moment }
+    }
+
+    #[test]
+    fn what_a_failed_sync_was_for_is_in_doubt_until_it_is_written_anew() {
+        let mut disk = Disk::new();
+        let file = disk.make(Path::new("a"), false, at(1)).expect("a name");
+        disk.sync(0, at(2));
+        let write = |disk: &mut Disk, offset: usize, octets: &[u8], moment| {
+            disk.change(file, FileChange::Write { offset, octets: octets.into() }, at(moment));
+        };
+        write(&mut disk, 0, b"AA", 3);
+        disk.sync(file, at(4));
+        write(&mut disk, 2, b"BB", 5);
+        disk.fail_sync(file, at(6));
+        write(&mut disk, 4, b"CC", 7);
+        disk.sync(file, at(8));
+        assert_eq!(surely(&disk, 5).as_deref(), Some(b"AA".as_slice()));
+        assert_eq!(surely(&disk, 9).as_deref(), Some(b"AA\0\0CC".as_slice()));
+        assert_eq!(disk.live().get(Path::new("a")), Some(&Entry::File(b"AABBCC".to_vec())));
+        write(&mut disk, 2, b"BB", 9);
+        disk.sync(file, at(10));
+        assert_eq!(surely(&disk, 11).as_deref(), Some(b"AABBCC".as_slice()));
     }
 }

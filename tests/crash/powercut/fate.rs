@@ -88,6 +88,11 @@ impl Fate {
         }
     }
 
+    /// Whether whatever may be lost is lost.
+    pub fn loses_all(&self) -> bool {
+        self.manner == Some(Manner::Lost)
+    }
+
     /// Whether syncs of files count.
     pub fn trusts_file_syncs(&self) -> bool {
         self.belief != Belief::NoFileSyncs

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use crate::letters::is_id;
+use crate::letters::acknowledged;
 use crate::powercut::disk::{Disk, Entry, FileChange, Image, Moment, Node, Span};
 use crate::powercut::trace::{self, Call, What};
 
@@ -129,8 +129,7 @@ impl Life<'_> {
                 Some(Target::Stream(stream)) => {
                     let told = if self.history.early_replies { self.history.last_write } else { call.begin };
                     for line in stream.said(octets) {
-                        let id = line.strip_prefix("250 2.0.0 ").and_then(|rest| rest.strip_suffix(" queued"));
-                        if let Some(id) = id.filter(|id| is_id(id)) {
+                        if let Some(id) = acknowledged(&line) {
                             self.history.acknowledged.insert(id.to_owned(), told);
                         }
                     }
@@ -138,7 +137,7 @@ impl Life<'_> {
                 Some(Target::Node(node)) => drop(self.begun.insert(place, *node)),
                 Some(Target::Elsewhere) | None => {}
             },
-            What::Truncate { fd, .. } | What::Allocate { fd, .. } | What::Sync { fd } => {
+            What::Truncate { fd, .. } | What::Allocate { fd, .. } | What::Sync { fd } | What::FailedSync { fd } => {
                 if let Some(Target::Node(node)) = self.targets.get(fd) {
                     self.begun.insert(place, *node);
                 }
@@ -170,6 +169,11 @@ impl Life<'_> {
             What::Sync { .. } => {
                 if let Some(node) = node {
                     self.history.disk.sync(node, span);
+                }
+            }
+            What::FailedSync { .. } => {
+                if let Some(node) = node {
+                    self.history.disk.fail_sync(node, span);
                 }
             }
             What::Rename { .. } | What::Unlink { .. } | What::MakeFolder { .. } => self.named(&call.what, span),

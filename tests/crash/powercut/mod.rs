@@ -26,6 +26,9 @@ use recording::{Recording, Work};
 
 /// Cuts of the short version.
 const CUTS: u64 = 40;
+/// Cuts that are tried before a planted fault is asked after, and how often so many.
+const BATCH: u64 = 4;
+const BATCHES: u64 = 12;
 
 #[test]
 fn nothing_acknowledged_is_lost_when_the_power_goes() {
@@ -58,6 +61,8 @@ fn nothing_acknowledged_is_lost_when_the_power_goes() {
     }
     assert!(totals.wrong.is_empty(), "{:#?}\nPOSTRIDER_POWERCUT_SEED={seed}", totals.wrong);
     assert!(plan.ledger.work.checkpoints > 0 && plan.history.disk.names_changed() > 10, "the store had nothing to do");
+    // A slow machine does not come to so many syncs in a short life.
+    assert!(cuts <= CUTS || plan.history.disk.failed_syncs() > 0, "no sync failed");
     assert!(one.is_some() || totals.recipients > cuts, "hardly anything was acknowledged: {}", totals.recipients);
 }
 
@@ -72,10 +77,15 @@ fn a_server_that_would_not_sync_is_found_out() {
     for belief in [Belief::NoFileSyncs, Belief::NoNameSyncs, Belief::EarlyReplies] {
         let (history, ledger) = recording.read(belief == Belief::EarlyReplies).expect("a good recording");
         let plan = Plan::new(history, ledger, seed, belief, 4);
-        let totals = run(&plan, 0..12);
-        let lost = totals.wrong.iter().filter(|(_, wrong)| wrong.iter().any(|one| one.starts_with("lost: "))).count();
-        eprintln!("{belief:?}: {lost} of {} cuts show a loss", totals.cuts);
-        assert!(lost > 0, "{belief:?} goes unnoticed");
+        // Not every moment is one at which it would show.
+        let first = (0..BATCHES).find_map(|batch| {
+            let totals = run(&plan, batch * BATCH..(batch + 1) * BATCH);
+            let mut wrong =
+                totals.wrong.into_iter().filter(|(_, wrong)| wrong.iter().any(|one| one.starts_with("lost: ")));
+            wrong.next().map(|(number, _)| number)
+        });
+        eprintln!("{belief:?}: the first cut with a loss is {first:?}");
+        assert!(first.is_some(), "{belief:?} goes unnoticed");
     }
 }
 
@@ -179,9 +189,10 @@ impl Totals {
         let Work { checkpoints, compacted } = plan.ledger.work;
         eprintln!(
             "recorded: {} lines, {messages} messages acknowledged, {checkpoints} checkpoints, {compacted} messages \
-             compacted, {} changes of names",
+             compacted, {} changes of names, {} failed syncs",
             plan.history.end,
             plan.history.disk.names_changed(),
+            plan.history.disk.failed_syncs(),
         );
         eprintln!(
             "{} cuts: {} recipients looked for, {} in the queue, {} delivered, {} told to the sender, {} to arrive twice; \

@@ -1,7 +1,8 @@
 //! Several lives of the real server under strace and under load, written down so that each cut can be tried again.
 //!
 //! A life ends by `kill -9`, after which the next begins with what the system still holds in memory; the last ends in good
-//! order. In some lives nothing leaves, so that there is a queue.
+//! order. In some lives nothing leaves, so that there is a queue. In every other life syncs are slow, in those between some
+//! fail.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -78,7 +79,8 @@ impl Recording {
         for life in 1..=lives {
             let greeting = (life % 3 == 2).then(|| "421 4.3.2 not now".to_owned());
             sink.answer(Script { greeting, recipient: vec![refused(), late()], ..Script::default() });
-            let command = traced(&setup, &recording.trace(life), life % 2 == 1);
+            let syncs = if life % 2 == 1 { Syncs::Slow } else { Syncs::Failing };
+            let command = traced(&setup, &recording.trace(life), syncs);
             let mut server = Postrider::run(command, &setup);
             server.event("ready");
             let moment = length / 2 + length.mul_f64(randomness.unit());
@@ -145,15 +147,27 @@ impl Recording {
     }
 }
 
-/// The server, with every call that matters written into a file. With slow syncs a kill mostly finds something written and
-/// not synced.
-pub fn traced(setup: &Setup, trace: &Path, slow_syncs: bool) -> Command {
+/// What is done to the syncs of files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Syncs {
+    /// Nothing.
+    Plain,
+    /// They take so long that a kill mostly finds something written and not synced.
+    Slow,
+    /// Some give EIO.
+    Failing,
+}
+
+/// The server, with every call that matters written into a file.
+pub fn traced(setup: &Setup, trace: &Path, syncs: Syncs) -> Command {
     setup.write();
     let mut command = Command::new("strace");
     command.args(["-f", "-qq", "--seccomp-bpf", "-xx", "-s", "67108864", "-o"]);
     command.arg(trace).arg("-e").arg(format!("trace={CALLS}"));
-    if slow_syncs {
-        command.args(["-e", "inject=fdatasync:delay_enter=8000"]);
+    match syncs {
+        Syncs::Plain => {}
+        Syncs::Slow => drop(command.args(["-e", "inject=fdatasync:delay_enter=8000"])),
+        Syncs::Failing => drop(command.args(["-e", "inject=fdatasync:error=EIO:when=30+8"])),
     }
     command.arg(binary()).arg("serve").arg("--config").arg(setup.config()).stdin(Stdio::null());
     command

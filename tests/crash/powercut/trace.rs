@@ -67,6 +67,10 @@ pub enum What {
     Sync {
         fd: u64,
     },
+    /// A sync that gave an error.
+    FailedSync {
+        fd: u64,
+    },
     Accept {
         fd: u64,
     },
@@ -136,8 +140,9 @@ fn understand(call: &[u8], result: Option<i64>) -> Result<Option<What>, String> 
     let name = String::from_utf8_lossy(&call[..bracket]).into_owned();
     let arguments = &call[bracket + 1..];
     let arguments = arguments.strip_suffix(b")").unwrap_or(arguments);
+    let failed = result.is_some_and(|result| result < 0);
     // A connection that is still to come about fails with EINPROGRESS.
-    if result.is_some_and(|result| result < 0) && name != "connect" {
+    if failed && !["connect", "fsync", "fdatasync"].contains(&name.as_str()) {
         return Ok(None);
     }
     let plain = Plain::of(arguments)?;
@@ -172,6 +177,7 @@ fn understand(call: &[u8], result: Option<i64>) -> Result<Option<What>, String> 
         "rename" | "renameat" | "renameat2" => What::Rename { from: path(0)?, to: path(1)? },
         "unlink" | "unlinkat" => What::Unlink { path: path(0)? },
         "mkdir" | "mkdirat" => What::MakeFolder { path: path(0)? },
+        "fsync" | "fdatasync" if failed => What::FailedSync { fd: fd()? },
         "fsync" | "fdatasync" => What::Sync { fd: fd()? },
         "accept" | "accept4" => match done {
             Some(fd) => What::Accept { fd: fd as u64 },
@@ -269,6 +275,7 @@ fn calls_are_read_with_their_begin_and_their_end() {
 9 recvfrom(6,  <unfinished ...>
 7 fdatasync(5 <unfinished ...>
 9 <... recvfrom resumed>"\x68\x69", 65536, 0, NULL, NULL) = 2
+8 fdatasync(5)                      = -1 EIO (Input/output error) (INJECTED)
 7 <... fdatasync resumed>)          = ?
 8 ???( <unfinished ...>
 7 +++ killed by SIGKILL +++
@@ -281,6 +288,7 @@ fn calls_are_read_with_their_begin_and_their_end() {
         (102, Some(104), What::Write { fd: 5, offset: Some(4096), octets: b"ABC".to_vec() }),
         (105, Some(107), What::Receive { fd: 6, octets: b"hi".to_vec() }),
         (106, None, What::Sync { fd: 5 }),
+        (108, Some(108), What::FailedSync { fd: 5 }),
     ];
     let found: Vec<_> = calls.into_iter().map(|call| (call.begin, call.end, call.what)).collect();
     assert_eq!(found, expected);
