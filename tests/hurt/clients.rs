@@ -58,6 +58,21 @@ impl Ledger {
         }
         assert!(sink.is_empty(), "more came than was promised");
     }
+
+    /// Notes what another was promised.
+    pub fn join(&mut self, other: Self) {
+        other.0.into_iter().for_each(|to| self.acknowledged(to));
+    }
+
+    /// Waits until the sink has got everything, each message once, among what others sent.
+    pub fn settle_among_others(self, sink: &Sink) {
+        let mut missing = self.0.clone();
+        while !missing.is_empty() {
+            for to in sink.next().to {
+                assert!(missing.remove(&to) || !self.0.contains(&to), "{to} got it twice");
+            }
+        }
+    }
 }
 
 /// Reads the greeting and says EHLO.

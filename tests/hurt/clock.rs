@@ -51,9 +51,10 @@ impl Clock {
 const RETRY: &str = "[retry]\nintervals = [\"2s\"]\njitter = 0\nexpire = \"5d\"\n\
                      [delivery]\nrest_first = \"500ms\"\nrest_most = \"500ms\"";
 
-/// A server on a right clock, with a message that was put off once because the sink is closed.
-fn with_mail_put_off(sink: &Sink) -> Option<(Clock, Postrider, Ledger)> {
-    let setup = Setup::to(sink).table(RETRY);
+/// A server on a right clock, with a message that was put off once because the sink is closed. Another sink is open.
+fn with_mail_put_off(sink: &Sink, open: &Sink) -> Option<(Clock, Postrider, Ledger)> {
+    let setup = Setup::new().route("open.test", &open.address().to_string());
+    let setup = setup.route("*", &sink.address().to_string()).table(RETRY);
     let clock = Clock::new(&setup)?;
     let server = clock.start(&setup);
     let mut ledger = Ledger::default();
@@ -62,15 +63,26 @@ fn with_mail_put_off(sink: &Sink) -> Option<(Clock, Postrider, Ledger)> {
     Some((clock, server, ledger))
 }
 
+/// A client is served and its mail delivered, whatever the clock says; once, and at once.
+fn served(server: &Postrider, open: &Sink) {
+    let id = server.client().send("a@example.org", &["b@open.test"], "Subject: hi\r\n\r\nhello\r\n");
+    assert_eq!(open.next().to, ["b@open.test"]);
+    let delivered = server.wait("the delivery", |line| line["event"] == "delivered" && line["message"] == *id);
+    assert_eq!(delivered["attempts"], 1, "{delivered}");
+    server.wait("its end", |line| line["event"] == "finished" && line["message"] == *id);
+    assert!(open.is_empty());
+}
+
 #[test]
 fn a_clock_set_back_by_an_hour_stalls_nothing() {
-    let sink = closed_sink();
-    let Some((clock, server, mut ledger)) = with_mail_put_off(&sink) else { return };
+    let (sink, open) = (closed_sink(), Sink::start());
+    let Some((clock, server, mut ledger)) = with_mail_put_off(&sink, &open) else { return };
 
     clock.set("-1h");
     let told = server.event("the wall clock went back; attempts come when they would have come");
     assert!(told["seconds"].as_u64().is_some_and(|seconds| (3590..3610).contains(&seconds)), "{told}");
     ledger.post(server.setup().address, "after", "hello").expect("the clock is no reason to refuse");
+    served(&server, &open);
     sink.answer(Script::default());
     ledger.settle(&sink);
     server.stop();
@@ -78,8 +90,8 @@ fn a_clock_set_back_by_an_hour_stalls_nothing() {
 
 #[test]
 fn a_clock_that_jumps_ahead_by_a_month_expires_nothing_at_once() {
-    let sink = closed_sink();
-    let Some((clock, mut server, mut ledger)) = with_mail_put_off(&sink) else { return };
+    let (sink, open) = (closed_sink(), Sink::start());
+    let Some((clock, mut server, mut ledger)) = with_mail_put_off(&sink, &open) else { return };
 
     clock.set("+31d");
     let told = server.event("the wall clock jumped ahead; nothing expires for an hour");
@@ -89,9 +101,13 @@ fn a_clock_that_jumps_ahead_by_a_month_expires_nothing_at_once() {
     server.wait("an attempt after the jump", |line| {
         line["event"] == "deferred" && line["age_ms"].as_u64().is_some_and(|age| age > month)
     });
-    // Set right again it goes on as if nothing had been.
+    // Meanwhile clients are served: what comes and leaves, and what must wait.
+    served(&server, &open);
+    ledger.post(server.setup().address, "meanwhile", "hello").expect("the clock is no reason to refuse");
+    // Set right again it goes on as if nothing had been, for mail that is from the future by now too.
     clock.set("+0");
     server.event("the wall clock went back; attempts come when they would have come");
+    served(&server, &open);
     ledger.post(server.setup().address, "after", "hello").expect("the clock is no reason to refuse");
     sink.answer(Script::default());
     ledger.settle(&sink);

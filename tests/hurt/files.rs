@@ -59,6 +59,8 @@ fn the_log_goes_on_when_no_new_file_can_be_opened() {
     }
     let refused = refused.expect("no new file of the log can be opened");
     assert!(refused.starts_with("452 4.3.1"), "{refused}");
+    let told = server.event("the store's disk fails: no new mail until it works again");
+    assert!(told.to_string().contains("Too many open files"), "{told}");
     assert!(limit_files(server.pid(), 1000));
     wait_for("service again", || {
         ledger.post_by(&mut client, "after", "hello").ok().or_else(|| {

@@ -14,6 +14,7 @@ mod disk;
 mod faults;
 mod files;
 mod flood;
+mod handshakes;
 mod load;
 mod network;
 mod slow;

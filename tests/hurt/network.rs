@@ -4,7 +4,7 @@ use dns::testing::{Behaviour, DnsServer};
 
 use crate::SOON;
 use crate::clients::{Ledger, until_empty};
-use crate::harness::{Postrider, Script, Setup, Sink, is_root, own_address, own_socket, skipped};
+use crate::harness::{Postrider, Script, Setup, Sink, is_root, own_address, own_socket, skipped, wait_for};
 
 #[test]
 fn mail_is_taken_without_name_servers_and_leaves_when_they_are_back() {
@@ -46,6 +46,38 @@ fn mail_waits_for_a_host_that_is_away() {
     ledger.settle(&sink);
     until_empty(&server);
     server.stop();
+}
+
+#[test]
+fn a_host_that_dies_in_the_middle_of_a_message_gets_it_when_it_is_back() {
+    let host = Sink::start();
+    let address = host.address();
+    let mut server = Postrider::start(&Setup::to(&host).table(SOON));
+    let mut ledger = Ledger::default();
+    let to = server.setup().address;
+    ledger.post(to, "alive", "hello").expect("a good server");
+    std::mem::take(&mut ledger).settle(&host);
+
+    // It has the content of one, and has not said what becomes of it, when it dies; more is on its way.
+    host.answer(Script { silent_at_end: true, ..Script::default() });
+    ledger.post(to, "open", "hello").expect("hosts are no reason to refuse");
+    wait_for("a transfer that waits for its reply", || host.is_asked().then_some(()));
+    for number in 0..20 {
+        ledger.post(to, &format!("n{number}"), "hello").expect("hosts are no reason to refuse");
+    }
+    host.die();
+    let cut = server.wait("the cut", |line| line["event"] == "deferred" && line["recipient"] == "open@example.net");
+    assert!(cut["reply"].as_str().is_some_and(|reply| reply.starts_with("4")), "{cut}");
+    let rests = server.event("site rests");
+    assert!(rests.to_string().contains("refused"), "{rests}");
+    ledger.post(to, "dead", "hello").expect("hosts are no reason to refuse");
+
+    let host = Sink::on(address, Script::default());
+    ledger.settle(&host);
+    until_empty(&server);
+    server.signal("TERM");
+    assert!(server.wait_exit().success());
+    assert!(!server.log_text().contains("\"event\":\"failed\""), "{}", server.log_text());
 }
 
 #[test]

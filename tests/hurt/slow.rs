@@ -1,12 +1,12 @@
 //! Clients that take their time, in every phase: each is ended by the limit that is meant for it, with a word, and holds up
 //! nobody else.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::clients::{Ledger, counted};
-use crate::harness::{Client, PATIENCE, Postrider, Setup, Sink, wait_for};
+use crate::harness::{Client, Line, PATIENCE, Postrider, Setup, Sink, wait_for};
 
 /// Between two octets of a client that trickles.
 const DRIP: Duration = Duration::from_millis(200);
@@ -48,7 +48,8 @@ const PHASES: [Slow; 12] = [
     slow(RCPT, "BDAT 17\r\nSubject: slow\r\n\r\n", "", "command_time"),
 ];
 
-const LIMITS: &str = "[limits]\ncommand_time = \"1s\"\ncontent_idle = \"1s\"\ncontent_rate = 100\n\
+/// Short times for all of it.
+pub const LIMITS: &str = "[limits]\ncommand_time = \"1s\"\ncontent_idle = \"1s\"\ncontent_rate = 100\n\
                       content_rate_grace = \"1s\"\nerror_delay = \"0s\"";
 
 impl Slow {
@@ -62,12 +63,13 @@ impl Slow {
             assert!(client.reply().starts_with(['2', '3']), "{command} is a good command");
         }
         client.write(self.first.as_bytes());
-        until_closed(stream, self.drip)
+        until_closed(Line::Clear(stream), self.drip.as_bytes())
     }
 }
 
-fn until_closed(mut stream: TcpStream, drip: &str) -> String {
-    stream.set_read_timeout(Some(DRIP)).expect("a socket");
+/// Sends this again and again; what it was told until the server closed.
+pub fn until_closed(mut stream: Line, drip: &[u8]) -> String {
+    stream.socket().set_read_timeout(Some(DRIP)).expect("a socket");
     let deadline = Instant::now() + PATIENCE;
     let (mut told, mut buffer) = (Vec::new(), [0; 4096]);
     while Instant::now() < deadline {
@@ -76,7 +78,7 @@ fn until_closed(mut stream: TcpStream, drip: &str) -> String {
             Ok(octets) => told.extend_from_slice(&buffer[..octets]),
             // The server has closed and hears no more of what we drip.
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-                let _ = stream.write_all(drip.as_bytes());
+                let _ = stream.write(drip);
             }
             Err(_) => return String::from_utf8_lossy(&told).into_owned(),
         }

@@ -1,16 +1,16 @@
 //! A server that takes mail: what arrives is there to be looked at, and what it answers is up to the test.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io::{BufRead, BufReader, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use super::{PATIENCE, own_address};
+use super::{PATIENCE, own_address, wait_for};
 
-/// A running sink. It listens until the process ends.
+/// A running sink. It listens until it dies or the process ends.
 pub struct Sink {
     address: SocketAddr,
     mails: Mutex<Receiver<Mail>>,
@@ -29,6 +29,12 @@ struct Memory {
     lives: AtomicU64,
     /// Numbers of the messages of which the last reply was written in full.
     answered: Mutex<HashSet<u64>>,
+    /// Whether it is gone.
+    dead: AtomicBool,
+    /// Messages of which the content is there and the reply is still to be said.
+    asked: AtomicU64,
+    /// Its connections by their peers, so that they can be cut.
+    open: Mutex<HashMap<SocketAddr, TcpStream>>,
 }
 
 /// One message as it arrived.
@@ -89,10 +95,18 @@ impl Sink {
         let (shared, known) = (Arc::clone(&script), Arc::clone(&memory));
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
+                if known.dead.load(Ordering::SeqCst) {
+                    return;
+                }
+                let (Ok(peer), Ok(handle)) = (stream.peer_addr(), stream.try_clone()) else { continue };
+                known.open().insert(peer, handle);
                 let (sender, script, memory) = (sender.clone(), Arc::clone(&shared), Arc::clone(&known));
                 std::thread::spawn(move || {
+                    let session =
+                        Session { reader: BufReader::new(stream), sender, script, memory: Arc::clone(&memory) };
                     // A peer that goes away in the middle is part of the tests.
-                    let _ = Session { reader: BufReader::new(stream), sender, script, memory }.run();
+                    let _ = session.run();
+                    memory.open().remove(&peer);
                 });
             }
         });
@@ -112,6 +126,22 @@ impl Sink {
     /// The peer has been killed: whatever connects from now on is of its next life.
     pub fn end_life(&self) {
         self.memory.lives.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Whether somebody has sent a message in full and waits for what becomes of it.
+    pub fn is_asked(&self) -> bool {
+        self.memory.asked.load(Ordering::SeqCst) > 0
+    }
+
+    /// Is gone, with all of its connections; returns when nobody listens at its address any more.
+    pub fn die(self) {
+        self.memory.dead.store(true, Ordering::SeqCst);
+        // The last one that it accepts: it wakes the listener.
+        let _ = TcpStream::connect(self.address);
+        wait_for("nobody to listen", || TcpStream::connect(self.address).is_err().then_some(()));
+        for (_, stream) in self.memory.open().drain() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
     }
 
     /// Whether the reply that took the message of this number was written in full.
@@ -135,6 +165,12 @@ impl Sink {
     }
 }
 
+impl Memory {
+    fn open(&self) -> MutexGuard<'_, HashMap<SocketAddr, TcpStream>> {
+        self.open.lock().expect("no test panics with it")
+    }
+}
+
 impl Mail {
     /// The value of the first header field with this name, if it stands on one line.
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -148,6 +184,22 @@ impl Mail {
     /// What stands behind the header.
     pub fn body(&self) -> &str {
         self.content.split_once("\r\n\r\n").map_or("", |(_, body)| body)
+    }
+}
+
+/// Counts a message that waits for its reply.
+struct Asked(Arc<Memory>);
+
+impl Asked {
+    fn more(memory: Arc<Memory>) -> Self {
+        memory.asked.fetch_add(1, Ordering::SeqCst);
+        Self(memory)
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.0.asked.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -206,6 +258,7 @@ impl Session {
     }
 
     fn end(&mut self, mail: Mail) -> std::io::Result<()> {
+        let asked = Asked::more(Arc::clone(&self.memory));
         while self.script().silent_at_end {
             // The peer may hang up, which ends the wait.
             self.reader.get_ref().set_read_timeout(Some(Duration::from_millis(20)))?;
@@ -213,6 +266,7 @@ impl Session {
                 return Ok(());
             }
         }
+        drop(asked);
         self.reader.get_ref().set_read_timeout(None)?;
         match self.script().end {
             Some(reply) => self.say(&reply),
