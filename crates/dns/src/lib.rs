@@ -23,7 +23,10 @@ mod resolver;
 mod site;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod trim;
 mod upstream;
+mod validate;
+mod wildcard;
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -1,6 +1,7 @@
 //! The resolver: memory in front, one flight per question, name servers behind.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,10 @@ pub struct Settings {
     pub servers: Servers,
     /// Whose word on DNSSEC is taken. That of servers at loopback addresses.
     pub dnssec: Dnssec,
+    /// The file with the keys (DNSKEY records) of the root zone for [`Dnssec::Validate`]. Those that are built in.
+    pub trust_anchors: Option<PathBuf>,
+    /// Zones that [`Dnssec::Validate`] leaves out, because they exist here alone. None.
+    pub unsigned: Vec<Domain>,
     /// How long to wait for one server's answer to one question, repetitions included. 5 s.
     pub timeout: Duration,
     /// How often to go through the list of servers. 2; at least 1.
@@ -46,6 +51,8 @@ impl Default for Settings {
         Self {
             servers: Servers::System,
             dnssec: Dnssec::Auto,
+            trust_anchors: None,
+            unsigned: Vec::new(),
             timeout: Duration::from_secs(5),
             attempts: 2,
             total: Duration::from_secs(30),
@@ -100,7 +107,7 @@ impl Resolver {
     /// Look-ups must run on a tokio runtime with I/O and time.
     pub fn new(settings: Settings, clock: Arc<dyn Clock>, metrics: Metrics) -> Result<Self, SetupError> {
         let parallel = settings.parallel.clamp(1, Semaphore::MAX_PERMITS);
-        let upstream = Upstream::new(&settings, parallel)?;
+        let upstream = Upstream::new(&settings, parallel, &clock)?;
         let cache = Cache::builder().max_capacity(settings.cache_memory).weigher(weight).build();
         Ok(Self(Arc::new(Inner {
             upstream,
@@ -113,14 +120,17 @@ impl Resolver {
         })))
     }
 
-    /// Asks whether the servers validate: the root zone is signed, and every resolver knows its SOA record.
+    /// Asks whether answers can be secure: the root zone is signed, and every resolver knows its SOA record.
     pub async fn probe(&self) -> Probe {
-        if !self.0.upstream.believes() {
+        let upstream = &self.0.upstream;
+        if !upstream.secures() {
             return Probe::Off;
         }
-        match self.0.upstream.ask(&Name::root(), RecordType::SOA).await {
+        match upstream.ask(&Name::root(), RecordType::SOA).await {
+            Ok(response) if response.secure && upstream.validates() => Probe::ValidatesHere,
             Ok(response) if response.secure => Probe::Validates,
             Ok(_) => Probe::DoesNotValidate,
+            Err(error) if error.is_bogus() => Probe::Fails(error),
             Err(error) => Probe::Unknown(error),
         }
     }
@@ -155,7 +165,7 @@ impl Resolve for Resolver {
             let (v6, v4) = tokio::join!(self.look_up(name, Kind::Aaaa), self.look_up(name, Kind::A));
             let mut addresses = both(v6, v4)?;
             if let Some(alias) = &mut addresses.alias
-                && self.0.upstream.believes()
+                && self.0.upstream.secures()
                 && !addresses.secure
             {
                 let link = self.look_up(name, Kind::Cname).await;

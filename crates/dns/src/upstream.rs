@@ -7,6 +7,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -19,9 +20,11 @@ use hickory_resolver::net::{DnsError, NetError, NoRecords};
 use hickory_resolver::proto::op::{DnsRequest, DnsRequestOptions, DnsResponse, Query, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RecordType};
 use hickory_resolver::{NameServerPool, PoolContext, TlsConfig};
+use mail::Clock;
 
 use crate::answer::Response;
-use crate::{LookupError, Settings};
+use crate::validate::{Doubt, Validator};
+use crate::{Dnssec, LookupError, Settings};
 
 /// Which recursive name servers to ask.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,6 +53,14 @@ pub enum SetupError {
          secure; run a validating resolver (unbound, knot-resolver) on this machine, or leave `dnssec = \"trust\"` out"
     )]
     Remote(SocketAddr),
+    /// The keys that answers are to be validated with can't be used.
+    #[error("the trust anchors in {file} can't be used: {why}")]
+    Anchors {
+        /// Where they are.
+        file: PathBuf,
+        /// What is wrong with them.
+        why: String,
+    },
 }
 
 /// The servers, and which of them answered last.
@@ -59,6 +70,8 @@ pub(crate) struct Upstream {
     first: AtomicUsize,
     /// Whether the servers' word on DNSSEC is taken.
     believes: bool,
+    /// Proves what they say, if we do that ourselves.
+    validator: Option<Validator>,
 }
 
 struct Server {
@@ -68,7 +81,7 @@ struct Server {
 
 impl Upstream {
     /// Reads the system's configuration where it is wanted; sends nothing.
-    pub(crate) fn new(settings: &Settings, parallel: usize) -> Result<Self, SetupError> {
+    pub(crate) fn new(settings: &Settings, parallel: usize, clock: &Arc<dyn Clock>) -> Result<Self, SetupError> {
         let configs = match &settings.servers {
             Servers::System => system()?,
             Servers::Listed(addresses) if addresses.is_empty() => return Err(SetupError::NoServers),
@@ -79,45 +92,64 @@ impl Upstream {
         let servers: Vec<Server> = servers.map_err(|error| SetupError::System(io::Error::other(error)))?;
         let addresses = servers.iter().map(|server| server.address);
         let believes = settings.dnssec.believes(addresses).map_err(SetupError::Remote)?;
-        Ok(Self { servers, rounds: settings.attempts.max(1), first: AtomicUsize::new(0), believes })
+        let validator = match settings.dnssec {
+            Dnssec::Validate => Some(validator(settings, clock)?),
+            Dnssec::Auto | Dnssec::Off | Dnssec::Trust => None,
+        };
+        Ok(Self { servers, rounds: settings.attempts.max(1), first: AtomicUsize::new(0), believes, validator })
     }
 
-    /// Whether the servers' word on DNSSEC is taken.
-    pub(crate) fn believes(&self) -> bool {
-        self.believes
+    /// Whether an answer can be secure at all.
+    pub(crate) fn secures(&self) -> bool {
+        self.believes || self.validates()
+    }
+
+    /// Whether answers are validated here.
+    pub(crate) fn validates(&self) -> bool {
+        self.validator.is_some()
     }
 
     /// Asks until a server answers yes or no. Everything else is temporary.
     ///
     /// The server that answered last is asked first, so that a dead one costs its time only once.
     pub(crate) async fn ask(&self, name: &Name, record_type: RecordType) -> Result<Response, LookupError> {
+        let validator = self.validator.as_ref().filter(|validator| !validator.leaves_out(name));
         let (count, first) = (self.servers.len(), self.first.load(Ordering::Relaxed));
-        let (mut last, mut failing) = (LookupError::temporary("there is no name server to ask"), None);
+        let (mut last, mut worst) = (LookupError::temporary("there is no name server to ask"), None);
         for turn in 0..count * self.rounds as usize {
             let at = (first + turn) % count;
             let server = &self.servers[at];
-            match server.ask(name, record_type).await {
+            let answer = match validator {
+                Some(validator) => server.prove(validator, name, record_type).await,
+                None => server.ask(name, record_type).await,
+            };
+            match answer {
                 Ok(mut response) => {
                     self.first.store(at, Ordering::Relaxed);
-                    response.secure &= self.believes;
+                    response.secure &= self.secures();
                     return Ok(response);
                 }
                 Err(why) => {
                     tracing::debug!(server = %server.address, %name, %record_type, %why, "name server gave no answer");
-                    if matches!(why, Trouble::Code(ResponseCode::ServFail)) {
-                        failing = Some(server);
-                    }
                     last = LookupError::temporary(format!("name server {}: {why}", server.address));
+                    if matches!(why, Trouble::Bogus | Trouble::Code(ResponseCode::ServFail)) {
+                        worst = Some((server, why));
+                    }
                 }
             }
         }
-        match failing.filter(|_| self.believes) {
-            Some(server) if server.doubts(name, record_type).await => {
-                Err(LookupError::bogus(format!("name server {}: the answer is bogus (DNSSEC)", server.address)))
-            }
-            _ => Err(last),
-        }
+        Err(match worst {
+            Some((server, Trouble::Bogus)) => server.forged(),
+            Some((server, _)) if self.believes && server.doubts(name, record_type).await => server.forged(),
+            _ => last,
+        })
     }
+}
+
+fn validator(settings: &Settings, clock: &Arc<dyn Clock>) -> Result<Validator, SetupError> {
+    let file = settings.trust_anchors.as_deref();
+    Validator::new(file, &settings.unsigned, Arc::clone(clock))
+        .map_err(|why| SetupError::Anchors { file: file.map(PathBuf::from).unwrap_or_default(), why })
 }
 
 /// The system's servers. The host file, search list and options of the system are left alone: the names of mail hosts
@@ -160,10 +192,24 @@ impl Server {
         match answer {
             Ok(message) => whole(message),
             Err(NetError::Dns(DnsError::NoRecordsFound(none))) => empty(none),
-            Err(NetError::Dns(DnsError::ResponseCode(code))) => Err(Trouble::Code(code)),
-            Err(NetError::Timeout) => Err(Trouble::Other("no answer in time".to_owned())),
-            Err(error) => Err(Trouble::Other(error.to_string())),
+            Err(error) => Err(error.into()),
         }
+    }
+
+    /// One question to one server, whose answer is proven.
+    async fn prove(&self, validator: &Validator, name: &Name, record_type: RecordType) -> Result<Response, Trouble> {
+        match validator.ask(&self.pool, name, record_type).await {
+            Ok(response) => Ok(response),
+            Err(Doubt::Bogus) => {
+                validator.forget(name);
+                Err(Trouble::Bogus)
+            }
+            Err(Doubt::Net(error)) => Err(error.into()),
+        }
+    }
+
+    fn forged(&self) -> LookupError {
+        LookupError::bogus(format!("name server {}: {}", self.address, Trouble::Bogus))
     }
 
     /// Whether a server that gave no answer has one that it holds for forged (RFC 4035 §3.2.2: CD asks for it as it is).
@@ -204,9 +250,22 @@ enum Trouble {
     /// It says so.
     #[error("{0}")]
     Code(ResponseCode),
+    /// It gave one, which is forged, or whose zone is signed wrongly.
+    #[error("the answer is bogus (DNSSEC)")]
+    Bogus,
     /// In words.
     #[error("{0}")]
     Other(String),
+}
+
+impl From<NetError> for Trouble {
+    fn from(error: NetError) -> Self {
+        match error {
+            NetError::Dns(DnsError::ResponseCode(code)) => Self::Code(code),
+            NetError::Timeout => Self::Other("no answer in time".to_owned()),
+            error => Self::Other(error.to_string()),
+        }
+    }
 }
 
 fn whole(message: DnsResponse) -> Result<Response, Trouble> {

@@ -3,6 +3,7 @@
 mod dnssec;
 mod exchanges;
 mod resolver;
+mod validation;
 
 use mail::Domain;
 

@@ -11,9 +11,10 @@ const SQLITE: &str = "sqlite:";
 
 /// Makes all paths absolute.
 pub fn anchor(configuration: &mut Configuration, folder: &Path) {
-    let Configuration { store, tls, acme, certificate, client_certificate, accounts, route, .. } = configuration;
+    let Configuration { store, dns, tls, acme, certificate, client_certificate, accounts, route, .. } = configuration;
     let mut paths = vec![&mut store.path];
-    paths.extend([&mut tls.roots, &mut acme.root, &mut acme.external_account_key].into_iter().flatten());
+    let single = [&mut dns.trust_anchors, &mut tls.roots, &mut acme.root, &mut acme.external_account_key];
+    paths.extend(single.into_iter().flatten());
     paths.extend(certificate.iter_mut().flat_map(|files| [&mut files.chain, &mut files.key]));
     paths.extend(client_certificate.iter_mut().filter_map(|client| client.authority.as_mut()));
     paths.extend(route.iter_mut().filter_map(|route| route.auth.as_mut()).flat_map(of_smart_host));

@@ -1,11 +1,13 @@
 //! How mail leaves: `[delivery]`, and whom to ask for names: `[dns]`.
 
+use std::path::PathBuf;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::outgoing_tls::OutgoingTls;
 use super::types::minutes;
-use super::units::{Address, Listed, Period, Size};
+use super::units::{Address, Listed, Name, Period, Size};
 
 /// How mail leaves.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -126,6 +128,11 @@ pub struct Dns {
     pub servers: Option<Listed<Address>>,
     /// Who says whether an answer is secured by DNSSEC, without which there is no DANE.
     pub dnssec: Dnssec,
+    /// With `dnssec = "validate"`: the file with the keys of the root zone, as DNSKEY records; those of ICANN, which are
+    /// built in, if not set.
+    pub trust_anchors: Option<PathBuf>,
+    /// With `dnssec = "validate"`: zones that are not to be validated, because only this network has them.
+    pub unsigned: Option<Listed<Name>>,
     /// How long to wait for one server's answer.
     pub timeout: Period,
     /// How often to go through the list of servers.
@@ -150,6 +157,8 @@ impl Default for Dns {
         Self {
             servers: None,
             dnssec: Dnssec::Auto,
+            trust_anchors: None,
+            unsigned: None,
             timeout: Period(settings.timeout),
             attempts: settings.attempts,
             total: Period(settings.total),
@@ -170,6 +179,8 @@ impl Dns {
                 Some(listed) => dns::Servers::Listed(listed.0.iter().map(|address| address.0).collect()),
             },
             dnssec: self.dnssec.to_setting(),
+            trust_anchors: self.trust_anchors.clone(),
+            unsigned: self.unsigned.iter().flat_map(|listed| &listed.0).map(|name| name.0.clone()).collect(),
             timeout: self.timeout.0,
             attempts: self.attempts,
             total: self.total.0,
@@ -192,6 +203,9 @@ pub enum Dnssec {
     Off,
     /// The name servers, which must all be on this machine: from elsewhere anybody on the way could say it.
     Trust,
+    /// This server: it validates the answers, from the root zone down. The name servers, wherever they are, must hand on
+    /// signatures.
+    Validate,
 }
 
 impl Dnssec {
@@ -200,6 +214,7 @@ impl Dnssec {
             Dnssec::Auto => dns::Dnssec::Auto,
             Dnssec::Off => dns::Dnssec::Off,
             Dnssec::Trust => dns::Dnssec::Trust,
+            Dnssec::Validate => dns::Dnssec::Validate,
         }
     }
 }

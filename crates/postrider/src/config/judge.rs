@@ -332,8 +332,13 @@ fn name_servers(configuration: &Configuration, places: &Places, problems: &mut V
         let problem = places.problem(&place, message, "not on this machine");
         problems.push(problem.help(
             "anybody on the way could claim that an answer is secure; run a validating resolver (unbound, \
-             knot-resolver) here and list it, or leave `dns.dnssec` out",
+             knot-resolver) here and list it, or have the answers validated by this server: `dnssec = \"validate\"`",
         ));
+    }
+    let keys = [("dns.trust_anchors", dns.trust_anchors.is_some()), ("dns.unsigned", dns.unsigned.is_some())];
+    for (key, _) in keys.into_iter().filter(|(_, is_set)| *is_set && dns.dnssec != Dnssec::Validate) {
+        let problem = places.problem(key, "this means nothing unless this server validates answers", "");
+        problems.push(problem.help("set `dnssec = \"validate\"` in [dns], or leave this out"));
     }
 }
 

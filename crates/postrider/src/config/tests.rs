@@ -95,6 +95,7 @@ fn contradictions_are_errors() {
             "[dns]\nservers = \"192.0.2.53:53\"\ndnssec = \"trust\"",
             "what 192.0.2.53:53 says about DNSSEC cannot be trusted",
         ),
+        ("[dns]\nunsigned = \"corp.test\"", "this means nothing unless this server validates answers"),
         ("[[route]]\ndomains = \"*\"\nto = \"lmtp:/x\"\ntls = \"verify\"", "there is no TLS on a Unix socket"),
         (
             "[[route]]\ndomains = \"*\"\nto = [\"smtps://a\", \"b\"]",

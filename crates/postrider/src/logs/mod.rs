@@ -79,5 +79,10 @@ fn targets(level: LogLevel) -> Targets {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    Targets::new().with_default(level.min(LevelFilter::WARN)).with_targets(ROOMS.map(|room| (room, level)))
+    // It warns of whatever a name server answers, with all of it; what comes of it is told by `dns`.
+    let answers = if level >= LevelFilter::DEBUG { LevelFilter::WARN } else { LevelFilter::OFF };
+    Targets::new()
+        .with_default(level.min(LevelFilter::WARN))
+        .with_target("hickory_net", answers)
+        .with_targets(ROOMS.map(|room| (room, level)))
 }

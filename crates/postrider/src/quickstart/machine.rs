@@ -173,6 +173,12 @@ pub async fn name_servers(resolver: &Resolver, domain: &Domain) -> Vec<Finding> 
     }
     let dnssec = match resolver.probe().await {
         Probe::Validates => Finding::good("DNSSEC", "the name servers validate: DANE works"),
+        Probe::ValidatesHere => Finding::good("DNSSEC", "this server validates answers: DANE works"),
+        Probe::Fails(error) => Finding::bad(
+            "DNSSEC",
+            format!("the answer about the root zone cannot be validated, and no mail would leave: {error}"),
+            "list name servers in [dns] servers that hand on signatures, and look at the clock",
+        ),
         Probe::DoesNotValidate => Finding::unsure(
             "DNSSEC",
             "the name servers do not validate, so that there is no DANE",
@@ -181,7 +187,8 @@ pub async fn name_servers(resolver: &Resolver, domain: &Domain) -> Vec<Finding> 
         Probe::Off => Finding::unsure(
             "DNSSEC",
             "the name servers are not on this machine, so that what they say of DNSSEC is not believed, and there is no DANE",
-            "run a validating resolver on this machine, and name it first in /etc/resolv.conf: apt install unbound",
+            "run a validating resolver on this machine and name it first in /etc/resolv.conf (apt install unbound), or set \
+             `dnssec = \"validate\"` in [dns]",
         ),
         Probe::Unknown(error) => {
             Finding::unsure("DNSSEC", format!("it could not be found out: {error}"), "run this again later")

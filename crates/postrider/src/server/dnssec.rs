@@ -28,8 +28,8 @@ pub fn tell(resolver: Resolver) {
     tokio::spawn(async move {
         let probe = resolver.probe().await;
         match probe {
-            Probe::Off | Probe::Validates => info!("{}", describe(&probe)),
-            Probe::DoesNotValidate | Probe::Unknown(_) => warn!("{}", describe(&probe)),
+            Probe::Off | Probe::Validates | Probe::ValidatesHere => info!("{}", describe(&probe)),
+            Probe::DoesNotValidate | Probe::Fails(_) | Probe::Unknown(_) => warn!("{}", describe(&probe)),
         }
     });
 }
@@ -37,16 +37,22 @@ pub fn tell(resolver: Resolver) {
 fn describe(probe: &Probe) -> String {
     match probe {
         Probe::Off => {
-            "DNSSEC: not used, so neither is DANE: it is switched off, or a name server is not on this machine"
+            "DNSSEC: not used, so neither is DANE: it is switched off, or a name server is not on this machine and \
+             `dns.dnssec` is not \"validate\""
                 .to_owned()
         }
         Probe::Validates => "DNSSEC: the name server on this machine validates; DANE is used".to_owned(),
+        Probe::ValidatesHere => "DNSSEC: answers are validated by this server; DANE is used".to_owned(),
+        Probe::Fails(error) => format!(
+            "DNSSEC: answers are to be validated by this server, but that about the root zone cannot be, and no mail will \
+             leave: {error}; the name server takes signatures out, the clock is wrong, or the trust anchors are"
+        ),
         Probe::DoesNotValidate => {
             "DNSSEC: the name server on this machine does not validate, so DANE is not used; switch validation on there"
                 .to_owned()
         }
         Probe::Unknown(error) => {
-            format!("DNSSEC: the name server on this machine gave no answer about the root: {error}")
+            format!("DNSSEC: there was no answer about the root zone: {error}")
         }
     }
 }

@@ -1,4 +1,4 @@
-//! DANE against Postfix, with a zone signed by ldns, served by nsd and validated by unbound.
+//! DANE against Postfix, with zones signed by ldns, served by nsd and validated by unbound or by us.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -8,7 +8,7 @@ use std::path::Path;
 use aws_lc_rs::digest::{SHA256, digest};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, PublicKeyData, date_time_ymd};
 
-use super::name_servers::NameServers;
+use super::name_servers::{NameServers, Validates};
 use super::postfix::{Postfix, Tree};
 use super::{SOON, folder_in};
 use crate::harness::{Client, Postrider, Setup, Sink, own_address};
@@ -88,7 +88,7 @@ fn hex(octets: &[u8]) -> String {
 }
 
 /// Postfix with a host for each domain, and the name servers that tell of them.
-fn world(setup: &Setup, tree: &Tree) -> Option<(Postfix, NameServers)> {
+fn world(setup: &Setup, tree: &Tree, validates: Validates) -> Option<(Postfix, NameServers)> {
     let (keys, folder) = (folder_in(setup, "keys"), folder_in(setup, "names"));
     let certificates = Certificates::new();
     let (mut zone, mut services) = (String::new(), String::new());
@@ -111,7 +111,7 @@ fn world(setup: &Setup, tree: &Tree) -> Option<(Postfix, NameServers)> {
     }
     let plain = "unsigned MX 10 mx.ee.dane.test.\nunsignedbad MX 10 mx.mismatch.dane.test.\n";
     let forged = ["_25._tcp.mx.forged.dane.test TLSA", "forgedmx.dane.test MX"];
-    let names = NameServers::signed(&folder, plain, &zone, &forged)?;
+    let names = NameServers::signed(&folder, plain, &zone, &forged, validates)?;
     let domains: Vec<&str> = FATES.iter().map(|(domain, _)| *domain).collect();
     let settings = format!(
         "virtual_mailbox_domains = {}\nvirtual_mailbox_base = {}\nvirtual_mailbox_maps = static:all/\n\
@@ -124,12 +124,21 @@ fn world(setup: &Setup, tree: &Tree) -> Option<(Postfix, NameServers)> {
 }
 
 #[test]
-fn each_domain_gets_what_its_records_demand() {
+fn each_domain_gets_what_its_records_demand_if_unbound_validates() {
+    each_domain_gets_what_its_records_demand(Validates::Unbound);
+}
+
+#[test]
+fn each_domain_gets_what_its_records_demand_if_we_validate() {
+    each_domain_gets_what_its_records_demand(Validates::Postrider);
+}
+
+fn each_domain_gets_what_its_records_demand(validates: Validates) {
     let Some(tree) = Tree::runnable() else { return };
     let setup = Setup::new();
-    let Some((postfix, names)) = world(&setup, &tree) else { return };
+    let Some((postfix, names)) = world(&setup, &tree, validates) else { return };
     let reports = Sink::start();
-    let dns = format!("[dns]\nservers = \"{}\"\ndnssec = \"trust\"", names.address);
+    let dns = names.table(validates);
     let soon = SOON.replace("[retry]\n", "[retry]\nexpire = \"8s\"\n");
     let setup = setup.route("back.test", &reports.address().to_string()).table(&dns).table(&soon);
     let server = Postrider::start(&setup);

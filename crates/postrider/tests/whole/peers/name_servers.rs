@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{Peer, run, tool};
@@ -15,6 +15,8 @@ const REVERSE: &str = "127.in-addr.arpa";
 pub struct NameServers {
     /// Where unbound listens.
     pub address: SocketAddr,
+    /// The file with the key of the root zone, if that is signed.
+    pub anchor: Option<PathBuf>,
     _unbound: Peer,
     _nsd: Peer,
 }
@@ -37,24 +39,40 @@ impl NameServers {
         Self::serve(folder, authority, &zones, &["test", REVERSE], None)
     }
 
-    /// The same with two zones: `plain.test`, and `dane.test`, which is signed and which unbound validates. The
-    /// signatures of the records in `forged` (`name TYPE`) are broken.
-    pub fn signed(folder: &Path, plain: &str, dane: &str, forged: &[&str]) -> Option<Self> {
-        let (keygen, signzone) = (tool("ldns-keygen")?, tool("ldns-signzone")?);
+    /// The same with a signed root, and two zones below: `plain.test`, and `dane.test`, which is signed. The signatures
+    /// of the records in `forged` (`name TYPE`) are broken. unbound validates if it is to.
+    pub fn signed(folder: &Path, plain: &str, dane: &str, forged: &[&str], validates: Validates) -> Option<Self> {
         let authority = SocketAddr::new(own_address(), 5300);
-        fs::write(folder.join("plain.zone"), head("plain.test", authority) + plain).expect("the zone");
-        fs::write(folder.join("dane.zone"), head("dane.test", authority) + dane).expect("the zone");
-        let mut command = Command::new(keygen);
-        command.args(["-a", "ECDSAP256SHA256", "-k", "-r", "/dev/urandom", "dane.test"]).current_dir(folder);
-        let key = run(&mut command).trim().to_owned();
-        let mut command = Command::new(signzone);
-        command.args(["-o", "dane.test", "-f", "dane.signed", "dane.zone", &key]).current_dir(folder);
-        run(&mut command);
-        let whole = fs::read_to_string(folder.join("dane.signed")).expect("the signed zone");
-        fs::write(folder.join("dane.signed"), forge(&whole, forged)).expect("the zone");
-        let anchor = folder.join(format!("{key}.key"));
-        let zones = [("dane.test", "dane.signed"), ("plain.test", "plain.zone")];
-        Self::serve(folder, authority, &zones, &["dane.test", "plain.test"], Some(&anchor))
+        fs::write(folder.join("plain.test.signed"), head("plain.test", authority) + plain).expect("the zone");
+        let dane = sign(folder, "dane.test", &(head("dane.test", authority) + dane), Denial::Names)?;
+        let delegated = "plain NS ns.plain\ndane NS ns.dane\n";
+        let glue = format!("ns.plain A {0}\nns.dane A {0}\n", authority.ip());
+        let test = head("test", authority) + delegated + &glue + &dane.digest;
+        let test = sign(folder, "test", &test, Denial::Hashes)?;
+        let root = format!("{}test. NS ns.test.\nns.test. A {}\n{}", head("", authority), authority.ip(), test.digest);
+        let root = sign(folder, "", &root, Denial::Names)?;
+        let file = folder.join("dane.test.signed");
+        let whole = fs::read_to_string(&file).expect("the signed zone");
+        fs::write(&file, forge(&whole, forged)).expect("the zone");
+        let zones = [
+            (".", ".signed"),
+            ("test", "test.signed"),
+            ("dane.test", "dane.test.signed"),
+            ("plain.test", "plain.test.signed"),
+        ];
+        let anchor = Some(&*root.key).filter(|_| validates == Validates::Unbound);
+        let mut servers = Self::serve(folder, authority, &zones, &[""], anchor)?;
+        servers.anchor = Some(root.key);
+        Some(servers)
+    }
+
+    /// The table of the configuration that asks them.
+    pub fn table(&self, validates: Validates) -> String {
+        let how = match (validates, &self.anchor) {
+            (Validates::Postrider, Some(anchor)) => format!("\"validate\"\ntrust_anchors = \"{}\"", anchor.display()),
+            _ => "\"trust\"".to_owned(),
+        };
+        format!("[dns]\nservers = \"{}\"\ndnssec = {how}", self.address)
     }
 
     fn serve(
@@ -74,8 +92,49 @@ impl NameServers {
         fs::write(&unbound_conf, unbound_settings(folder, resolver, authority, stubs, anchor)).expect("a file");
         let mut command = Command::new(unbound);
         let unbound = Peer::saying(command.arg("-d").arg("-c").arg(&unbound_conf), "start of service");
-        Some(Self { address: resolver, _unbound: unbound, _nsd: nsd })
+        Some(Self { address: resolver, anchor: None, _unbound: unbound, _nsd: nsd })
     }
+}
+
+/// Who proves the answers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Validates {
+    Unbound,
+    /// unbound only hands them on.
+    Postrider,
+}
+
+/// How a signed zone says that something does not exist.
+enum Denial {
+    /// NSEC.
+    Names,
+    /// NSEC3 that leaves delegations to unsigned zones out.
+    Hashes,
+}
+
+/// A zone that was signed into `zone.signed`.
+struct Signed {
+    /// The file with its key.
+    key: PathBuf,
+    /// The record of its key's digest, for the zone above.
+    digest: String,
+}
+
+fn sign(folder: &Path, zone: &str, records: &str, denial: Denial) -> Option<Signed> {
+    let (keygen, signzone) = (tool("ldns-keygen")?, tool("ldns-signzone")?);
+    let (file, origin) = (format!("{zone}.zone"), format!("{zone}."));
+    fs::write(folder.join(&file), records).expect("the zone");
+    let mut command = Command::new(keygen);
+    command.args(["-a", "ECDSAP256SHA256", "-k", "-r", "/dev/urandom", &origin]).current_dir(folder);
+    let key = run(&mut command).trim().to_owned();
+    let mut command = Command::new(signzone);
+    if matches!(denial, Denial::Hashes) {
+        command.args(["-n", "-p"]);
+    }
+    command.args(["-o", &origin, "-f", &format!("{zone}.signed"), &file, &key]).current_dir(folder);
+    run(&mut command);
+    let digest = fs::read_to_string(folder.join(format!("{key}.ds"))).expect("the digest");
+    Some(Signed { key: folder.join(format!("{key}.key")), digest })
 }
 
 fn head(zone: &str, authority: SocketAddr) -> String {
