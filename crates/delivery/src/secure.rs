@@ -80,9 +80,16 @@ impl Run<'_> {
             Err(refusal) => return Err(Unopened::Barred(self.refused(candidate, want, refusal))),
         };
         let mut way = self.first_way(candidate, policy.as_ref());
+        let spared = policy.as_ref().filter(|policy| way == Way::Clear && policy.demand == Demand::May);
         for _ in 0..MOST_DIALS {
             match self.attempt(candidate, want, policy.as_ref(), way).await {
-                Attempt::Open(line) => return Ok(*line),
+                Attempt::Open(line) => {
+                    if let Some(policy) = spared {
+                        let failure = Failure::new(FailureType::ValidationFailure, "TLS failed a short while ago");
+                        self.tell(candidate, policy, Some(failure));
+                    }
+                    return Ok(*line);
+                }
                 Attempt::Over(unopened) => return Err(unopened),
                 Attempt::Again(next) => way = next,
             }

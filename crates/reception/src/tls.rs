@@ -19,6 +19,8 @@ use crate::stream::Stream;
 const PIECE: usize = 16 << 10;
 /// Octets that a client may send before its handshake is complete. rustls takes messages of 64 KiB, and there are few.
 const MOST_HANDSHAKE: usize = 256 << 10;
+/// How often a look for something to read goes on after records that carry nothing.
+const MOST_LOOKS: usize = 16;
 /// RFC 9266 §2.
 const EXPORTER_LABEL: &[u8] = b"EXPORTER-Channel-Binding";
 
@@ -216,25 +218,29 @@ impl State {
 
     /// Whether there is something to read: octets from the network alone do not say so.
     fn has_plaintext(&mut self, stream: &impl Stream) -> bool {
-        let found = loop {
+        let mut found = false;
+        for _ in 0..MOST_LOOKS {
             match self.tls.reader().fill_buf() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                _ => break true,
+                _ => {
+                    found = true;
+                    break;
+                }
             }
             if self.unopened.is_empty() {
                 self.unopened.reserve(PIECE);
                 if !stream.has_input() || !matches!(stream.try_read_buf(&mut self.unopened), Ok(octets) if octets > 0) {
                     self.unopened = BytesMut::new();
-                    break false;
+                    break;
                 }
             }
             let mut records = std::mem::take(&mut self.unopened);
             let fed = self.feed(&mut records);
             self.unopened = records;
             if fed.is_err() {
-                break false;
+                break;
             }
-        };
+        }
         self.more = found || !self.unopened.is_empty();
         found
     }

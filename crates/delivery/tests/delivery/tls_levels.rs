@@ -93,6 +93,20 @@ async fn tls_that_does_not_work_is_done_without_unless_it_is_demanded() {
 }
 
 #[tokio::test]
+async fn mail_in_clear_is_told_as_long_as_tls_is_not_tried_again() {
+    let broken = "S 220 mx\nC EHLO us.example\nS 250-mx\nS 250 STARTTLS\nC STARTTLS\nS 220 go\ncut\n";
+    let clear = script(&[HELLO, TAKES, BYE]);
+    let mut house = house(&["mx.x.example"]).await;
+    let peer = Peer::start(&[broken, broken, &clear, &clear]).await;
+    let target = exchanges(&[("mx.x.example", &peer)], TlsLevel::Dane);
+    for told in 1..=2 {
+        let story = house.run_target(target.clone()).await;
+        assert_eq!((story.only(), verified(&story)), ("0 delivered 250 taken".into(), None));
+        assert_eq!(house.sessions.told(), vec!["x.example validation-failure"; told]);
+    }
+}
+
+#[tokio::test]
 async fn a_host_that_offers_no_tls_gets_mail_only_if_none_is_demanded() {
     let plain = "S 220 mx\nC EHLO us.example\nS 250-mx\nS 250 PIPELINING\n";
     let refusing = "S 220 mx\nC EHLO us.example\nS 250-mx\nS 250 STARTTLS\nC STARTTLS\nS 454 not now\n";

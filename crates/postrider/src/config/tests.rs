@@ -95,6 +95,10 @@ fn contradictions_are_errors() {
             "[dns]\nservers = \"192.0.2.53:53\"\ndnssec = \"trust\"",
             "what 192.0.2.53:53 says about DNSSEC cannot be trusted",
         ),
+        (
+            "domains = [\"a.test\"]\n[tls_reports]\naddress = \"Postmaster@a.test\"",
+            "people write to Postmaster@a.test, and would not reach anybody",
+        ),
         ("[dns]\nunsigned = \"corp.test\"", "this means nothing unless this server validates answers"),
         ("[[route]]\ndomains = \"*\"\nto = \"lmtp:/x\"\ntls = \"verify\"", "there is no TLS on a Unix socket"),
         (

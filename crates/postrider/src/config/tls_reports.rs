@@ -24,7 +24,8 @@ pub struct TlsReports {
     /// The address that reports name for questions. If not set: `postmaster@` and `hostname`.
     pub contact: Option<EmailAddress>,
     /// The address that others send their reports to. Its mail is not delivered but looked into and kept, whatever the
-    /// route of its domain; the domain must be one of `domains`. `postrider dns-records` prints the record to publish.
+    /// route of its domain; mail without a report goes back to its sender. The domain must be one of `domains`.
+    /// `postrider dns-records` prints the record to publish.
     pub address: Option<EmailAddress>,
     /// How long received reports are kept.
     pub keep: Period,
@@ -81,5 +82,11 @@ pub fn judge(configuration: &Configuration, places: &Places, problems: &mut Vec<
         let message = format!("reports to {} would be refused", address.0);
         let problem = places.problem("tls_reports.address", message, "relaying denied");
         problems.push(problem.help("add its domain to `domains`, or take an address of one that is there"));
+    }
+    let local = address.0.local.to_string();
+    if ["postmaster", "abuse"].iter().any(|name| local.eq_ignore_ascii_case(name)) {
+        let message = format!("people write to {}, and would not reach anybody", address.0);
+        let problem = places.problem("tls_reports.address", message, "it takes TLS reports and nothing else");
+        problems.push(problem.help("take an address of its own, such as tls-reports@"));
     }
 }

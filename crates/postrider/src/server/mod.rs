@@ -59,6 +59,14 @@ pub enum ServeError {
     /// The configuration cannot be used.
     #[error("the configuration cannot be used")]
     Configuration(Problems),
+    /// A reload would leave a part of the server with the old name.
+    #[error("the hostname cannot change from {old} to {new} while the server runs; restart it")]
+    Hostname {
+        /// That in force.
+        old: String,
+        /// That in the file.
+        new: String,
+    },
     /// See the inner error.
     #[error(transparent)]
     Settings(#[from] settings::SettingsError),

@@ -34,6 +34,10 @@ impl Rooms {
 
     fn put_in_force(&self, new: Loaded) -> Result<Arc<Loaded>, ServeError> {
         let configuration = &new.configuration;
+        let old = self.loaded().configuration.hostname.to_string();
+        if old != configuration.hostname.to_string() {
+            return Err(ServeError::Hostname { old, new: configuration.hostname.to_string() });
+        }
         let queue = settings::queue(configuration)?;
         // It says whether the table of routes can be built at all.
         queue.explain(&Host::Domain(configuration.hostname.0.clone()))?;

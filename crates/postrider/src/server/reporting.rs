@@ -11,9 +11,11 @@ use mail::{
 };
 use prometheus_client::registry::Registry;
 use queue::{Grant, Queue};
-use store::{Store, Tables};
+use store::{Store, Tables, TablesError};
 use tls::mtasts::{NoPolicies, PolicyCache, StsPolicies};
-use tls::report::{Archive, MAX_MAIL, NoReports, Post, ReportMail, Sender, SenderParts, SessionReports, Tally};
+use tls::report::{
+    Archive, MAX_MAIL, NoReports, Post, ReceivedKind, ReportMail, Sender, SenderParts, SessionReports, Tally,
+};
 use tls::{Https, RootCertStore};
 use tokio::sync::Semaphore;
 use tracing::info;
@@ -161,6 +163,14 @@ impl Intake {
             Err(why) => return later(&why),
         };
         match archive.receive(assignment.id, sender, mail, keep).await {
+            Ok(kind @ ReceivedKind::Other) => {
+                info!(message = %assignment.id, ?kind, "mail for TLS reports");
+                refused(
+                    550,
+                    EnhancedCode::new(5, 7, 1),
+                    "this address takes TLS reports (RFC 8460), and finds none in the mail",
+                )
+            }
             Ok(kind) => {
                 info!(message = %assignment.id, ?kind, "mail for TLS reports");
                 Outcome::Delivered(Delivered {
@@ -172,9 +182,16 @@ impl Intake {
                     tls: None,
                 })
             }
+            Err(TablesError::TooLarge { .. }) => {
+                refused(552, EnhancedCode::new(5, 3, 4), "the TLS report is too large to be kept")
+            }
             Err(error) => later(&error.to_string()),
         }
     }
+}
+
+fn refused(code: u16, status: EnhancedCode, why: &str) -> Outcome {
+    Outcome::Failed(Fault::local(code, status, why.to_owned()))
 }
 
 fn later(why: &str) -> Outcome {

@@ -61,6 +61,19 @@ fn a_reload_takes_all_or_nothing() {
 }
 
 #[test]
+fn a_reload_does_not_change_the_name() {
+    let sink = Sink::start();
+    let server = Postrider::start(&Setup::to(&sink));
+    let file = server.setup().config();
+    let text = std::fs::read_to_string(&file).expect("the configuration");
+    std::fs::write(&file, text.replace("mx.test", "other.test")).expect("our own file");
+    server.signal("HUP");
+    let refused = server.event("configuration not reloaded; the old one stays in force");
+    let why = "the hostname cannot change from mx.test to other.test while the server runs; restart it";
+    assert_eq!(refused["error"], why, "{refused}");
+}
+
+#[test]
 fn a_reload_drops_no_connection() {
     let sink = Sink::start();
     let server = Postrider::start(&Setup::to(&sink));

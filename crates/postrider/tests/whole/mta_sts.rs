@@ -187,7 +187,7 @@ fn the_policy_of_a_domain_decides_over_its_mail() {
                 assert!(line["reply"].as_str().is_some_and(|reply| reply.contains(reason)), "{domain}: {line}");
             }
         }
-        let lines = wait_for("the count", || Some(counts(&server, domain)).filter(|lines| !lines.is_empty()));
+        let lines = wait_for("the count", || Some(server.tls_counts(domain)).filter(|lines| !lines.is_empty()));
         assert!(lines.contains(&(told.0.to_owned(), told.1.to_owned())), "{domain}: {lines:?}");
     }
     let waiting = CASES.iter().filter(|case| matches!(case.4, Waits(_))).count();
@@ -272,21 +272,4 @@ fn send(server: &Postrider, domain: &str) -> String {
 
 fn outcome(server: &Postrider, word: &str, id: &str) -> Value {
     server.wait(&format!("{id} {word}"), |line| line["event"] == word && line["message"] == id)
-}
-
-/// What is counted for a domain: policy and result.
-fn counts(server: &Postrider, domain: &str) -> Vec<(String, String)> {
-    let mut found = Vec::new();
-    for counted in server.command(&["tlsrpt", "counts", "--domain", domain, "--json"]).json() {
-        for result in counted["results"].as_array().into_iter().flatten() {
-            let kind = result["policy"]["policy-type"].as_str().unwrap_or_default();
-            if result["summary"]["total-successful-session-count"].as_u64() > Some(0) {
-                found.push((kind.to_owned(), "good".to_owned()));
-            }
-            for detail in result["failure-details"].as_array().into_iter().flatten() {
-                found.push((kind.to_owned(), detail["result-type"].as_str().unwrap_or_default().to_owned()));
-            }
-        }
-    }
-    found
 }

@@ -130,6 +130,23 @@ impl Postrider {
         postrider(&all)
     }
 
+    /// What is counted of TLS sessions with a domain: policy and result.
+    pub fn tls_counts(&self, domain: &str) -> Vec<(String, String)> {
+        let mut found = Vec::new();
+        for counted in self.command(&["tlsrpt", "counts", "--domain", domain, "--json"]).json() {
+            for result in counted["results"].as_array().into_iter().flatten() {
+                let kind = result["policy"]["policy-type"].as_str().unwrap_or_default();
+                if result["summary"]["total-successful-session-count"].as_u64() > Some(0) {
+                    found.push((kind.to_owned(), "good".to_owned()));
+                }
+                for detail in result["failure-details"].as_array().into_iter().flatten() {
+                    found.push((kind.to_owned(), detail["result-type"].as_str().unwrap_or_default().to_owned()));
+                }
+            }
+        }
+        found
+    }
+
     /// The number of the process.
     pub fn pid(&self) -> u32 {
         self.child.id()

@@ -26,6 +26,11 @@ const TLS_PORT: u16 = 5001;
 impl Authority {
     /// Gives certificates that are good for so many seconds.
     fn start(setup: &Setup, seconds: u32) -> Option<Self> {
+        Self::with(setup, seconds, &serde_json::json!({}))
+    }
+
+    /// The same with more settings of pebble.
+    fn with(setup: &Setup, seconds: u32, more: &Value) -> Option<Self> {
         let (pebble, names) = (tool("pebble")?, tool("pebble-challtestsrv")?);
         let (proofs, own) = (own_address(), own_address());
         let folder = folder_in(setup, "pebble");
@@ -44,7 +49,7 @@ impl Authority {
         );
         let listen = SocketAddr::new(own, 14000);
         let config = folder.join("pebble.json");
-        let text = serde_json::json!({ "pebble": {
+        let mut text = serde_json::json!({ "pebble": {
             "listenAddress": listen.to_string(),
             "managementListenAddress": "",
             "certificate": root,
@@ -53,6 +58,9 @@ impl Authority {
             "tlsPort": TLS_PORT,
             "certificateValidityPeriod": seconds,
         }});
+        for (key, value) in more.as_object().into_iter().flatten() {
+            text["pebble"][key] = value.clone();
+        }
         std::fs::write(&config, text.to_string()).expect("our own file");
         let pebble = Peer::listening(
             Command::new(pebble)
@@ -138,4 +146,33 @@ fn an_authority_that_finds_no_proof_is_asked_again_later() {
     assert!(told.contains("there is none yet") && told.contains("failed       1 times"), "{told}");
     // Meanwhile the self-signed one serves.
     assert!(server.setup().folder().join("queue/tls/self-signed.pem").exists());
+}
+
+#[test]
+fn an_authority_that_wants_an_account_of_its_own_gets_its_key() {
+    // RFC 8555 §7.3.4: 32 octets, in base64url.
+    let key = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W";
+    let setup = Setup::new().route("*", "127.0.0.1:1");
+    let bound = serde_json::json!({
+        "externalAccountBindingRequired": true,
+        "externalAccountMACKeys": { "kid-1": key },
+    });
+    let Some(authority) = Authority::with(&setup, 90 * 24 * 60 * 60, &bound) else { return };
+    let file = setup.folder().join("eab.key");
+    std::fs::write(&file, format!("{key}\n")).expect("a file");
+    open_to_everybody(&file, 0o644);
+    let listen = SocketAddr::new(authority.proofs, HTTP_PORT);
+    let unbound = authority.table(&["mx.test"], &format!("listen = \"{listen}\""));
+    let server = Postrider::start(&setup.clone().table(&unbound));
+    let failed = server.event("no certificate could be got");
+    assert!(failed["error"].as_str().is_some_and(|error| error.contains("xternal")), "{failed}");
+    server.stop();
+
+    let known =
+        format!("listen = \"{listen}\"\nexternal_account = \"kid-1\"\nexternal_account_key = \"{}\"", file.display());
+    let server =
+        Postrider::start(&setup.instead().route("*", "127.0.0.1:1").table(&authority.table(&["mx.test"], &known)));
+    // The failure before is not held against another configuration for long: asked anew at once.
+    server.command(&["acme", "renew"]).good();
+    certificate(&server, None);
 }

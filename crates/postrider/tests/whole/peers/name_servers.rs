@@ -27,7 +27,8 @@ impl NameServers {
     pub fn start(folder: &Path, zone: &str) -> Option<Self> {
         let authority = SocketAddr::new(own_address(), 5300);
         fs::write(folder.join("test.zone"), head("test", authority) + zone).expect("the zone");
-        Self::serve(folder, authority, &[("test", "test.zone"), ("broken.test", "absent.zone")], &["test"], None)
+        let zones = [("test", "test.zone"), ("broken.test", "absent.zone")];
+        Self::serve(folder, authority, SocketAddr::new(own_address(), 5300), &zones, &["test"], None)
     }
 
     /// The same with a zone for the way back from addresses: `reverse` are the records of `127.in-addr.arpa`.
@@ -42,6 +43,18 @@ impl NameServers {
     /// The same with a signed root, and two zones below: `plain.test`, and `dane.test`, which is signed. The signatures
     /// of the records in `forged` (`name TYPE`) are broken. unbound validates if it is to.
     pub fn signed(folder: &Path, plain: &str, dane: &str, forged: &[&str], validates: Validates) -> Option<Self> {
+        Self::signed_at(SocketAddr::new(own_address(), 5300), folder, plain, dane, forged, validates)
+    }
+
+    /// The same with unbound at this address.
+    pub fn signed_at(
+        at: SocketAddr,
+        folder: &Path,
+        plain: &str,
+        dane: &str,
+        forged: &[&str],
+        validates: Validates,
+    ) -> Option<Self> {
         let authority = SocketAddr::new(own_address(), 5300);
         fs::write(folder.join("plain.test.signed"), head("plain.test", authority) + plain).expect("the zone");
         let dane = sign(folder, "dane.test", &(head("dane.test", authority) + dane), Denial::Names)?;
@@ -61,7 +74,9 @@ impl NameServers {
             ("plain.test", "plain.test.signed"),
         ];
         let anchor = Some(&*root.key).filter(|_| validates == Validates::Unbound);
-        let mut servers = Self::serve(folder, authority, &zones, &[""], anchor)?;
+        // Delegations say nothing of ports.
+        let stubs = ["", "test", "dane.test", "plain.test"];
+        let mut servers = Self::serve(folder, authority, at, &zones, &stubs, anchor)?;
         servers.anchor = Some(root.key);
         Some(servers)
     }
@@ -78,12 +93,12 @@ impl NameServers {
     fn serve(
         folder: &Path,
         authority: SocketAddr,
+        resolver: SocketAddr,
         zones: &[(&str, &str)],
         stubs: &[&str],
         anchor: Option<&Path>,
     ) -> Option<Self> {
         let (nsd, unbound) = (tool("nsd")?, tool("unbound")?);
-        let resolver = SocketAddr::new(own_address(), 5300);
         let nsd_conf = folder.join("nsd.conf");
         fs::write(&nsd_conf, nsd_settings(folder, authority, zones)).expect("a file");
         let mut command = Command::new(nsd);
