@@ -65,7 +65,7 @@ address = "{SERVER}:{PORT}"
     def start(self):
         """Seconds until the first message is accepted."""
         begun = time.monotonic()
-        self.process = self.spawn([self.binary, "serve", "--config", self.config], stdout=self.log(), stderr=subprocess.STDOUT)
+        self.process = self.spawn([self.binary, "serve", "--config", self.config], stdout=self.log(), stderr=subprocess.STDOUT, env=self.environment())
         while time.monotonic() - begun < 120:
             if self.process.poll() is not None:
                 raise RuntimeError("the server ended: " + last_line(self.work + "/server.log"))

@@ -113,7 +113,12 @@ to = "127.0.0.1:{OUT}"
     def start(self):
         binary = os.environ.get("POSTRIDER", "target/release/postrider")
         self.process = self.spawn([os.path.abspath(binary), "serve", "--config", self.work + "/postrider.toml"],
-                                  stdout=self.log(), stderr=subprocess.STDOUT)
+                                  stdout=self.log(), stderr=subprocess.STDOUT, env=self.environment())
+
+    @staticmethod
+    def environment():
+        """As the unit file sets it: packaging/postrider.service."""
+        return dict(os.environ, MALLOC_ARENA_MAX="4")
 
 
 class Postfix(Server):
