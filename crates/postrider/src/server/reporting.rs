@@ -191,7 +191,7 @@ impl Intake {
 }
 
 fn refused(code: u16, status: EnhancedCode, why: &str) -> Outcome {
-    Outcome::Failed(Fault::local(code, status, why.to_owned()))
+    Outcome::Failed(Fault::local(code, status, why))
 }
 
 fn later(why: &str) -> Outcome {

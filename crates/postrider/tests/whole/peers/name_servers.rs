@@ -37,7 +37,7 @@ impl NameServers {
         fs::write(folder.join("test.zone"), head("test", authority) + zone).expect("the zone");
         fs::write(folder.join("reverse.zone"), head(REVERSE, authority) + reverse).expect("the zone");
         let zones = [("test", "test.zone"), ("broken.test", "absent.zone"), (REVERSE, "reverse.zone")];
-        Self::serve(folder, authority, &zones, &["test", REVERSE], None)
+        Self::serve(folder, authority, SocketAddr::new(own_address(), 5300), &zones, &["test", REVERSE], None)
     }
 
     /// The same with a signed root, and two zones below: `plain.test`, and `dane.test`, which is signed. The signatures
