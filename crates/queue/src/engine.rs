@@ -10,8 +10,9 @@ use mail::{Destination, EnhancedCode, Fault, Timestamp};
 use store::{Due, ReadError};
 use tokio::task::JoinSet;
 
+use crate::arrival::cost;
 use crate::place::place;
-use crate::queue::{Core, Inner, LOOK, cost};
+use crate::queue::{Core, Inner, LOOK};
 use crate::scheduler::fair::Class;
 use crate::scheduler::{DestinationId, Item, Load, Now, Page, Resting, Seek, Why};
 use crate::settle::Taken;

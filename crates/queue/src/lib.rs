@@ -14,6 +14,7 @@
 
 #![forbid(unsafe_code)]
 
+mod arrival;
 mod control;
 mod engine;
 mod grant;

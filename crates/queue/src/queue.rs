@@ -7,22 +7,17 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dns::Resolve;
-use mail::{
-    Act, Clock, Destination, EnhancedCode, Envelope, Event, Host, MessageId, MessageIds, Observer, Randomness, Reply,
-};
-use store::{CommitError, Delivery, Incoming, NewMessage, Schedule, ScheduleClock, Store, StoredMessage, Update};
+use mail::{Act, Clock, EnhancedCode, Envelope, Host, MessageId, MessageIds, Observer, Randomness, Reply};
+use store::{CommitError, Incoming, ScheduleClock, Store};
 use tokio::sync::Notify;
 
 use crate::engine::Busy;
 use crate::grant::Grant;
 use crate::metrics::Metrics;
 use crate::routing::{Explanation, SettingsError};
-use crate::scheduler::fair::Class;
-use crate::scheduler::{Item, Jump, LaneId, Now, Rider, Scheduler};
+use crate::scheduler::{Jump, LaneId, Now, Scheduler};
 use crate::settings::{Rules, Settings};
 
-/// Octets for which a message counts as one more in the fair sharing of a lane.
-const COST_UNIT: u64 = 256 << 10;
 /// How far the schedule's clock goes before the store is told.
 const TELL: Duration = Duration::from_secs(1);
 /// Messages whose end is remembered, so that it is told once.
@@ -329,66 +324,6 @@ impl Inner {
         result
     }
 
-    /// Makes a message durable, together with the changes that it settles, and schedules its deliveries or holds them.
-    pub(crate) async fn commit(
-        &self,
-        envelope: Arc<Envelope>,
-        trace: Bytes,
-        content: Incoming,
-        settles: Vec<Update>,
-        hold: Option<Act>,
-    ) -> Result<Arc<StoredMessage>, CommitError> {
-        let lead = self.core(|_, now| now.lead);
-        let schedule = match (&hold, envelope.release_at) {
-            (Some(act), _) => Schedule::Held(act.clone()),
-            // When that comes by the wall clock.
-            (None, Some(_)) => Schedule::At(envelope.begins_at() + lead),
-            (None, None) => Schedule::At(envelope.received_at),
-        };
-        let deliveries = plan(&envelope, &schedule, &self.rules());
-        let message = NewMessage { id: envelope.id, envelope, trace, content, deliveries };
-        let stored = self.store.commit(message, settles).await?;
-        let accepted = Event::Accepted { message: stored.id, envelope: stored.envelope.clone(), size: stored.size };
-        self.observer.observe(&accepted);
-        self.metrics.accepted.inc();
-        if let Some(act) = hold {
-            self.observer.observe(&Event::Held { message: stored.id, act });
-        }
-        self.admit(&stored);
-        Ok(stored)
-    }
-
-    /// The fast path: a new message goes to its lanes without being read from the store.
-    fn admit(&self, stored: &Arc<StoredMessage>) {
-        let content = Arc::new(Fresh { store: self.store.clone(), id: stored.id });
-        let tenant = stored.envelope.tenant.as_deref().map(Arc::from);
-        let campaign = stored.envelope.campaign.as_deref().map(Arc::from);
-        self.core(|core, now| {
-            for (number, delivery) in (0u32..).zip(&stored.deliveries) {
-                let due = match &delivery.schedule {
-                    Schedule::At(due) if *due <= now.due => *due,
-                    Schedule::At(due) => {
-                        core.scheduler.scheduled(&delivery.destination, *due, now);
-                        continue;
-                    }
-                    Schedule::Held(_) | Schedule::Finished => continue,
-                };
-                let item = Item {
-                    key: (stored.id, number),
-                    due,
-                    class: Class::First,
-                    tenant: Clone::clone(&tenant),
-                    campaign: Clone::clone(&campaign),
-                    cost: cost(stored.size),
-                    priority: stored.envelope.priority,
-                    deadline: delivery.deadline(&stored.envelope),
-                    rider: Some(Rider { message: stored.clone(), content: content.clone() }),
-                };
-                core.scheduler.admit(&delivery.destination, item, now);
-            }
-        });
-    }
-
     /// Does something beside; [`Queue::stop`] waits for it.
     pub(crate) fn keep_books(self: &Arc<Self>, work: impl Future<Output = ()> + Send + 'static) {
         let books = Books::open(self);
@@ -411,55 +346,6 @@ impl Inner {
     /// Whether nobody has told of the end of the message yet; from now on somebody has.
     pub(crate) fn tells_end(&self, id: MessageId) -> bool {
         self.finished.lock().unwrap_or_else(PoisonError::into_inner).is_new(id)
-    }
-}
-
-/// The deliveries of a message: one per destination, in the order in which the recipients first need them.
-pub(crate) fn plan(envelope: &Envelope, schedule: &Schedule, rules: &Rules) -> Vec<Delivery> {
-    let everybody = (0u32..).zip(&envelope.recipients).map(|(index, _)| index);
-    group(envelope, everybody, rules)
-        .into_iter()
-        .map(|(destination, recipients)| {
-            let delivery = Delivery::new(destination, recipients, envelope.received_at);
-            Delivery { schedule: schedule.clone(), ..delivery }
-        })
-        .collect()
-}
-
-/// Recipients by destination, in the order in which they first need them.
-pub(crate) fn group(
-    envelope: &Envelope,
-    recipients: impl IntoIterator<Item = u32>,
-    rules: &Rules,
-) -> Vec<(Destination, Vec<u32>)> {
-    let mut groups: Vec<(Destination, Vec<u32>)> = Vec::new();
-    let mut places: HashMap<Destination, usize> = HashMap::new();
-    for index in recipients {
-        let Some(recipient) = envelope.recipients.get(index as usize) else { continue };
-        let destination = rules.destination(&recipient.path);
-        let place = *places.entry(destination.clone()).or_insert_with(|| {
-            groups.push((destination, Vec::new()));
-            groups.len() - 1
-        });
-        groups[place].1.push(index);
-    }
-    groups
-}
-
-/// What a message costs in the fair sharing of a lane.
-pub(crate) fn cost(size: u64) -> u32 {
-    u32::try_from(1 + size / COST_UNIT).unwrap_or(u32::MAX)
-}
-
-/// Held by everybody who may soon need the content; with the last one it may leave memory.
-struct Fresh {
-    store: Store,
-    id: MessageId,
-}
-
-impl Drop for Fresh {
-    fn drop(&mut self) {
-        self.store.forget_content(self.id);
     }
 }
 

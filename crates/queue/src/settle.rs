@@ -10,7 +10,8 @@ use futures_util::StreamExt;
 use mail::{Destination, EnhancedCode, Envelope, Event, Fault, Lane, MessageId, Timestamp};
 use store::{Delivery, Schedule, StoredMessage, Update};
 
-use crate::queue::{Inner, group};
+use crate::arrival::group;
+use crate::queue::Inner;
 use crate::scheduler::{Item, Key, Setback, Why};
 use crate::verdict::{self, Circumstances, Happening, Tiding, Verdict, decide};
 

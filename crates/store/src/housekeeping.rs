@@ -360,19 +360,19 @@ impl Engine {
     }
 
     fn free_segment(&self, number: u64, damaged: bool) -> io::Result<()> {
-        // Held throughout, so that nobody opens the file between the last look at its readers and its new life.
-        let mut open = self.open_files();
-        let file = open.remove(&number);
         let name = segment_name(number);
-        if damaged {
-            unless_gone(self.files.rename(&name, &format!("quarantine/{name}")))?;
-            return self.files.sync_names();
+        {
+            // Held throughout, so that nobody opens the file between the last look at its readers and its new life.
+            let mut open = self.open_files();
+            let file = open.remove(&number);
+            if damaged {
+                unless_gone(self.files.rename(&name, &format!("quarantine/{name}")))?;
+            } else {
+                let file = file.or_else(|| self.files.open(&name).ok());
+                self.spares.recycle(&name, file)?;
+            }
         }
-        let file = match file {
-            Some(file) => Some(file),
-            None => self.files.open(&name).ok(),
-        };
-        self.spares.recycle(&name, file)
+        self.files.sync_names()
     }
 
     /// Shows the books in the metrics.

@@ -329,7 +329,7 @@ impl Spares {
         Ok(())
     }
 
-    /// Takes over a segment file that nobody needs any more, or removes it.
+    /// Takes over a segment file that nobody needs any more, or removes it; to be followed by a sync of the names.
     pub fn recycle(&self, segment: &str, file: Option<Arc<dyn File>>) -> io::Result<()> {
         // Whoever still reads from it must not see it change.
         let welcome = self.ready().files.len() < self.most;
@@ -339,12 +339,12 @@ impl Spares {
             Some(file) if welcome => {
                 let name = self.next_name();
                 self.files.rename(segment, &name)?;
-                // Also if the sync fails: whoever makes a segment of it syncs the names again.
+                // Also if that sync fails: whoever makes a segment of it syncs the names again.
                 self.ready().files.push((name, file));
             }
             _ => unless_gone(self.files.remove(segment))?,
         }
-        self.files.sync_names()
+        Ok(())
     }
 
     /// Gives the space of those beyond the reserve back, as the disk is getting full.

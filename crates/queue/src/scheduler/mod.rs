@@ -218,6 +218,8 @@ pub(crate) struct Scheduler {
     windows: Windows,
     weights: Weights,
     entries: HashMap<Key, Entry>,
+    /// Messages that are being made durable: whether somebody has found one in the store already.
+    coming: HashMap<MessageId, bool>,
     riders: usize,
     /// Entries made by claims.
     claimed: usize,
@@ -242,6 +244,7 @@ impl Scheduler {
             windows,
             weights,
             entries: HashMap::new(),
+            coming: HashMap::new(),
             riders: 0,
             claimed: 0,
             aside: BTreeSet::new(),
@@ -255,6 +258,23 @@ impl Scheduler {
             lead: Duration::ZERO,
             grace_until: None,
             rung: BTreeSet::new(),
+        }
+    }
+
+    /// A message is about to become durable: until [`Self::came`] it is noted who finds it.
+    pub(crate) fn comes(&mut self, id: MessageId) {
+        self.coming.insert(id, false);
+    }
+
+    /// It is admitted, or does not come. Tells whether somebody has found it meanwhile: then its deliveries may be other
+    /// than they were made.
+    pub(crate) fn came(&mut self, id: MessageId) -> bool {
+        self.coming.remove(&id).unwrap_or_default()
+    }
+
+    fn find(&mut self, key: Key) {
+        if let Some(found) = self.coming.get_mut(&key.0) {
+            *found = true;
         }
     }
 
@@ -282,6 +302,7 @@ impl Scheduler {
 
     /// Takes a delivery to change it: nobody else will until [`Self::settled`] or [`Self::restore`].
     pub(crate) fn claim(&mut self, key: Key, destination: &Destination, now: Now) -> Claim {
+        self.find(key);
         let phase = match self.entries.get(&key) {
             None if self.claimed >= CLAIMS => return Claim::Full,
             None => {

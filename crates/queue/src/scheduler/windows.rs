@@ -198,6 +198,7 @@ impl Scheduler {
                 left_out = true;
                 break;
             }
+            self.find(item.key);
             self.enter(load.id, item, now);
         }
         let Some(record) = self.destinations.by_id.get_mut(&load.id) else { return };

@@ -183,3 +183,27 @@ fn lanes_are_looked_through_now_and_then_and_not_for_each_destination_too_many()
     world.scheduler.sweep(world.now);
     assert_eq!(world.scheduler.count_lanes(world.now).0, 2);
 }
+
+#[test]
+fn what_was_found_in_the_store_before_it_was_admitted_is_read_again() {
+    let mut world = World::new(windows(), 1);
+    let (id, other) = (MessageId::from_u128(1), MessageId::from_u128(1000));
+    world.scheduler.comes(id);
+    world.scheduler.comes(other);
+    let key = world.stored(0, world.now.due);
+    assert_eq!(key.0, id);
+    world.scheduler.scheduled(&World::name(0), world.now.due, world.now);
+    world.engine();
+    world.grant().unwrap();
+    assert_eq!(world.pull(0), Some(key));
+    world.land(0).unwrap();
+    world.settle(key, None);
+    assert!(world.scheduler.came(id), "it was delivered meanwhile");
+    assert!(!world.scheduler.came(id));
+    let claimed = (other, 0);
+    assert_eq!(world.scheduler.claim(claimed, &World::name(0), world.now), Claim::Taken);
+    assert!(world.scheduler.came(other), "an operator did something with it");
+    let unseen = MessageId::from_u128(2000);
+    world.scheduler.comes(unseen);
+    assert!(!world.scheduler.came(unseen));
+}
