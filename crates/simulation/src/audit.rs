@@ -241,9 +241,12 @@ impl<'a> Audit<'a> {
 
     /// The window for duplicates ends soon after the process has read the reply to the content.
     fn unrecorded(&self, recipient: &Recipient) -> Option<(&'static str, String)> {
+        let found = |heard| format!("{} was taken at {heard:?}, and nothing tells of it", recipient.address);
+        if let Some(heard) = self.ledger.heard_in_order(recipient) {
+            return Some(("an orderly end loses no outcome", found(heard)));
+        }
         let heard = recipient.heard_in(self.ledger.life)?;
-        let found = || format!("{} was taken at {heard:?}, and nothing tells of it", recipient.address);
-        self.ledger.is_late(heard).then(|| ("an outcome is recorded in time", found()))
+        self.ledger.is_late(heard).then(|| ("an outcome is recorded in time", found(heard)))
     }
 
     /// The store no longer has anything to do for a recipient: somebody must know why.

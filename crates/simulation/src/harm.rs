@@ -8,6 +8,7 @@ use queue::Action;
 use store::testing::Fault;
 
 use crate::life::Death;
+use crate::ways::{self, Way};
 
 /// A kind of harm, as it is named on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,12 +29,26 @@ pub enum Kind {
     Senders,
     /// Somebody holds, releases, retries and removes.
     Operators,
+    /// Routes by SMTP and LMTP; others when the configuration is read anew.
+    Routes,
+    /// The process is told to end, and started again.
+    Stops,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 8] =
-        [Kind::Kill, Kind::Power, Kind::Disk, Kind::Dns, Kind::Clock, Kind::Hosts, Kind::Senders, Kind::Operators];
+    pub const ALL: [Kind; 10] = [
+        Kind::Kill,
+        Kind::Power,
+        Kind::Disk,
+        Kind::Dns,
+        Kind::Clock,
+        Kind::Hosts,
+        Kind::Senders,
+        Kind::Operators,
+        Kind::Routes,
+        Kind::Stops,
+    ];
 
     /// Its name.
     pub fn word(self) -> &'static str {
@@ -46,6 +61,8 @@ impl Kind {
             Kind::Hosts => "hosts",
             Kind::Senders => "senders",
             Kind::Operators => "operators",
+            Kind::Routes => "routes",
+            Kind::Stops => "stops",
         }
     }
 }
@@ -79,6 +96,10 @@ pub enum Harm {
     Senders { often: usize, lasts: Duration },
     /// An operator does something: to one message, or to all.
     Operator { action: Action, everything: bool },
+    /// The configuration is read anew, with these ways to the sites.
+    Reload { ways: Vec<Way> },
+    /// The process is told to end, has so long for it, and is started again after a while.
+    Stop { limit: Duration, pause: Duration },
 }
 
 /// How the DNS is.
@@ -109,6 +130,8 @@ impl Harm {
             Harm::Hosts { .. } => Kind::Hosts,
             Harm::Senders { .. } => Kind::Senders,
             Harm::Operator { .. } => Kind::Operators,
+            Harm::Reload { .. } => Kind::Routes,
+            Harm::Stop { .. } => Kind::Stops,
         }
     }
 }
@@ -124,6 +147,24 @@ pub fn draw(random: &Randomness, count: usize, span: Duration, sites: usize) -> 
         .collect();
     harms.sort_by_key(|(at, _)| *at);
     harms
+}
+
+/// So many reloads and orderly restarts within a time, in order.
+pub fn draw_changes(random: &Randomness, count: usize, span: Duration, sites: usize) -> Vec<(Duration, Harm)> {
+    let change = |_| {
+        let at = Duration::from_millis(random.below(span.as_millis() as usize) as u64);
+        let harm = match random.below(2) {
+            0 => Harm::Reload { ways: ways::draw(random, sites) },
+            _ => Harm::Stop {
+                limit: Duration::from_secs([1, 30, 600][random.below(3)]),
+                pause: Duration::from_millis(random.below(120_000) as u64),
+            },
+        };
+        (at, harm)
+    };
+    let mut changes: Vec<(Duration, Harm)> = (0..count).map(change).collect();
+    changes.sort_by_key(|(at, _)| *at);
+    changes
 }
 
 fn one(random: &Randomness, span: usize, sites: usize) -> Harm {

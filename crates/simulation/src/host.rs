@@ -18,7 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// Serves one connection to a site.
 pub async fn serve(scene: Arc<Scene>, site: usize, end: End) {
     let open = scene.world.enters(site);
-    let mut session = Session { talk: Talk::new(end), site, began: Duration::ZERO, taken: 0, eight_bit: false, scene };
+    let mut session =
+        Session { talk: Talk::new(end), site, began: Duration::ZERO, taken: 0, eight_bit: false, lmtp: false, scene };
     let crowded = open > session.plan().bears;
     // How it ended is known to whoever ended it.
     let _ = session.run(crowded).await;
@@ -34,6 +35,8 @@ struct Session {
     taken: u32,
     /// Whether 8BITMIME was offered in this session.
     eight_bit: bool,
+    /// Whether the client speaks LMTP.
+    lmtp: bool,
 }
 
 /// The recipients of a transaction, as the host sees them.
@@ -82,7 +85,10 @@ impl Session {
                 self.pause().await;
             }
             let goes_on = match verb.as_str() {
-                "EHLO" => self.hello().await?,
+                "EHLO" | "LHLO" => {
+                    self.lmtp = verb == "LHLO";
+                    self.hello().await?
+                }
                 "HELO" => self.answer("250 host.example").await?,
                 "MAIL" => self.mail(&line, &mut transaction).await?,
                 "RCPT" => self.recipient(&line, &mut transaction).await?,
@@ -191,7 +197,8 @@ impl Session {
     }
 
     async fn hello(&mut self) -> Result<Option<u16>, Over> {
-        if self.scene.world.misbehaves(self.site) && self.scene.world.random.below(4) == 0 {
+        // LMTP has nothing older to fall back to.
+        if !self.lmtp && self.scene.world.misbehaves(self.site) && self.scene.world.random.below(4) == 0 {
             return self.answer("502 5.5.1 no EHLO here").await;
         }
         let mut words = vec!["host.example", "SIZE 10000000", "ENHANCEDSTATUSCODES"];
@@ -300,6 +307,9 @@ impl Session {
     async fn end(&mut self, transaction: Transaction, content: Vec<u8>) -> Result<Option<u16>, Over> {
         self.pause().await;
         let misbehaves = self.scene.world.misbehaves(self.site);
+        if self.lmtp {
+            return self.end_each(transaction, &content, misbehaves).await;
+        }
         match if misbehaves { self.scene.world.random.below(10) } else { 9 } {
             0 => {
                 self.talk.end.reset();
@@ -333,9 +343,59 @@ impl Session {
             }
         }
         self.talk.say("250 2.0.0 taken\r\n").await?;
-        let (scene, recipients) = (self.scene.clone(), transaction.recipients);
-        self.talk.end.once_read(Box::new(move || scene.ledger().heard(&recipients)));
+        self.hears(transaction.recipients);
         Ok(Some(250))
+    }
+
+    /// The same in LMTP: a reply for each recipient (RFC 2033 §4.2).
+    async fn end_each(
+        &mut self,
+        transaction: Transaction,
+        content: &[u8],
+        misbehaves: bool,
+    ) -> Result<Option<u16>, Over> {
+        let mut taken = Vec::new();
+        let mut replies = Vec::new();
+        for address in &transaction.recipients {
+            match if misbehaves { self.scene.world.random.below(6) } else { 5 } {
+                0 => replies.push(("451 4.3.0 try again\r\n", None)),
+                1 => {
+                    self.scene.ledger().recipient_refused(address);
+                    replies.push(("552 5.2.2 too much\r\n", None));
+                }
+                _ => {
+                    taken.push(address.clone());
+                    replies.push(("250 2.0.0 taken\r\n", Some(address.clone())));
+                }
+            }
+        }
+        self.take(&Transaction { recipients: taken, ..transaction }, content);
+        self.taken += 1;
+        // It may be slow, and go away in the middle of its replies.
+        let (mut said, all) = (replies.len(), replies.len());
+        if misbehaves {
+            sleep(Duration::from_secs(self.scene.world.random.below(1200) as u64)).await;
+            said = self.scene.world.random.below(2 * all).min(all);
+        }
+        for (reply, taken) in replies.into_iter().take(said) {
+            self.talk.say(reply).await?;
+            if let Some(address) = taken {
+                self.hears(vec![address]);
+            }
+        }
+        if said < all {
+            if self.scene.world.random.below(2) == 0 {
+                self.talk.end.reset();
+            }
+            return Ok(None);
+        }
+        Ok(Some(250))
+    }
+
+    /// Notes when the client has read all that was said: it knows then that these were taken.
+    fn hears(&self, addresses: Vec<String>) {
+        let scene = self.scene.clone();
+        self.talk.end.once_read(Box::new(move || scene.ledger().heard(&addresses)));
     }
 
     async fn refuse(&mut self, transaction: &Transaction, line: &str) -> Result<Option<u16>, Over> {

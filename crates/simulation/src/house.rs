@@ -25,6 +25,7 @@ use crate::network;
 use crate::planted::Planted;
 use crate::resolver::SimResolver;
 use crate::scene::Scene;
+use crate::ways;
 
 /// The rooms of one life.
 pub struct House {
@@ -165,9 +166,11 @@ fn options(large: bool) -> Options {
     }
 }
 
-fn settings(scene: &Scene) -> queue::Settings {
+/// What the configuration says for the queue.
+pub fn settings(scene: &Scene) -> queue::Settings {
     let policy = &scene.world.plan.policy;
     let mut settings = queue::Settings::new(name("mail.postrider.example"));
+    settings.routes = ways::routes(&scene.world.plan, &scene.world.ways());
     settings.retry = policy.retry.clone();
     if scene.world.options.planted == Some(Planted::RetryWithoutBound) {
         settings.retry.jitter = Jitter::new(0.5);
@@ -184,7 +187,8 @@ fn settings(scene: &Scene) -> queue::Settings {
     settings
 }
 
-fn listeners(scene: &Scene) -> reception::Settings {
+/// What the configuration says for reception.
+pub fn listeners(scene: &Scene) -> reception::Settings {
     let policy = &scene.world.plan.policy;
     let pattern = "*.example".parse().ok();
     let relay = Relay { domains: pattern.into_iter().collect(), ..Relay::default() };
@@ -259,22 +263,27 @@ impl Dial for SimDial {
             }
             let piece = [0, 1, 7, 100][scene.world.random.below(4)];
             let (ours, theirs) = network::connect(&scene.life, &scene.world.random, piece);
-            let ours = called(scene, ours, site);
+            let ours = called(scene, ours);
             tokio::spawn(host::serve(scene.clone(), site, theirs));
             Ok(Box::new(ours) as Box<dyn Stream>)
         })
     }
 }
 
+tokio::task_local! {
+    /// The site of the lane for which the present task connects; several may lead to the same hosts.
+    static SITE: String;
+}
+
 /// Counts a connection to a site, as long as the process has it.
-fn called(scene: &Scene, ours: network::End, site: usize) -> network::End {
-    let host = scene.world.plan.sites[site].hosts[0];
-    let ours = ours.counted(&scene.calls, host);
-    let (here, total) = (scene.calls.of(host), scene.calls.total());
+fn called(scene: &Scene, ours: network::End) -> network::End {
+    let site = SITE.get();
+    let ours = ours.counted(&scene.calls, &site);
+    let (here, total) = (scene.calls.of(&site), scene.calls.total());
     let policy = &scene.world.plan.policy;
     let most = policy.connections.min(policy.limits.per_source as usize);
     if here > policy.limits.per_site as usize || total > most {
-        let found = format!("{here} open to site {site}, {total} in total");
+        let found = format!("{here} open to {site}, {total} in total");
         scene.ledger().fail("connections that go out keep to the limits", found);
     }
     ours
@@ -287,7 +296,8 @@ async fn deliver(scene: Arc<Scene>, queue: Queue, deliverer: Deliverer) {
         desk.granted(&scene, grant.target());
         let granted = Granted { grant, scene: scene.clone(), desk: desk.clone(), carried: BTreeMap::new() };
         let deliverer = deliverer.clone();
-        tokio::spawn(async move { deliverer.run(granted).await });
+        let site = granted.target().lane.site.to_string();
+        tokio::spawn(SITE.scope(site, async move { deliverer.run(granted).await }));
     }
 }
 

@@ -205,6 +205,8 @@ pub struct Ledger {
     pub removes_all: bool,
     /// Whether the world came to its end, and all was settled.
     pub closed: bool,
+    /// Lives that ended in an orderly way, with everything written down.
+    orderly: BTreeSet<u32>,
 }
 
 /// The clocks at one moment.
@@ -238,6 +240,7 @@ impl Ledger {
             commanded: false,
             removes_all: false,
             closed: false,
+            orderly: BTreeSet::new(),
         }
     }
 
@@ -301,8 +304,9 @@ impl Ledger {
             return self.fail("nobody gets what was not sent", format!("a host got mail for {address}"));
         };
         let heard = recipient.arrivals.iter().any(|arrival| {
-            // Another attempt after the reply to this one was read in the same life has no excuse.
-            arrival.life == life && arrival.heard.is_some_and(|heard| began > heard)
+            // Another attempt after the reply to this one was read has no excuse, but that the process died meanwhile.
+            (arrival.life == life || self.orderly.contains(&arrival.life))
+                && arrival.heard.is_some_and(|heard| began > heard)
         });
         self.counts.duplicates += u64::from(!recipient.arrivals.is_empty());
         recipient.arrivals.push(Arrival { life, heard: None, promised });
@@ -536,6 +540,16 @@ impl Ledger {
                 state.landed = told_of.then_some((now.wall, now.jumps));
             }
         }
+    }
+
+    /// The process has come to an orderly end.
+    pub fn stopped(&mut self) {
+        self.orderly.insert(self.life);
+    }
+
+    /// When the process had read that a host took the message, in a life that came to an orderly end.
+    pub fn heard_in_order(&self, recipient: &Recipient) -> Option<Duration> {
+        self.orderly.iter().find_map(|life| recipient.heard_in(*life))
     }
 
     /// The process is dead: nothing of it flies.

@@ -43,6 +43,7 @@ mod talk;
 mod times;
 mod trace;
 mod watch;
+mod ways;
 
 pub use harm::Kind;
 pub use ledger::{Counts, Failure};

@@ -21,7 +21,7 @@ struct Arguments {
     /// Runs this seed alone and tells its story.
     #[arg(long, conflicts_with_all = ["seeds", "from"])]
     seed: Option<u64>,
-    /// Kinds of harm to leave out: kill, power, disk, dns, clock, hosts, senders, operators.
+    /// Kinds of harm to leave out: kill, power, disk, dns, clock, hosts, senders, operators, routes, stops.
     #[arg(long, value_delimiter = ',')]
     without: Vec<Kind>,
     /// The most messages of a world.

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
@@ -53,8 +53,8 @@ struct Flow {
     writer: Option<Waker>,
     /// The most octets that one read gives; 0: no bound.
     piece: usize,
-    /// Called once all that is here was read.
-    once_read: Option<OnceRead>,
+    /// What is called once so many octets more were read, in order.
+    once_read: VecDeque<(usize, OnceRead)>,
 }
 
 /// See [`End::once_read`].
@@ -92,10 +92,10 @@ impl Cut {
 }
 
 impl End {
-    /// Counts as one of the connections of an address until it is dropped.
-    pub fn counted(mut self, places: &Places, address: IpAddr) -> Self {
-        places.change(address, 1);
-        self.places = Some(Place { places: places.clone(), address });
+    /// Counts as one of the connections of a place until it is dropped.
+    pub fn counted(mut self, places: &Places, name: &str) -> Self {
+        places.change(name, 1);
+        self.places = Some(Place { places: places.clone(), name: name.to_owned() });
         self
     }
 
@@ -113,7 +113,7 @@ impl End {
         let mut wire = lock(&self.wire);
         let flow = &mut wire.flows[1 - self.side];
         if !flow.octets.is_empty() {
-            flow.once_read = Some(tell);
+            flow.once_read.push_back((flow.octets.len(), tell));
         } else if !flow.broken {
             drop(wire);
             tell();
@@ -154,7 +154,7 @@ impl End {
         if let Some(writer) = flow.writer.take() {
             writer.wake();
         }
-        let tell = if flow.octets.is_empty() { flow.once_read.take() } else { None };
+        let tell = flow.read(count);
         drop(wire);
         tell.into_iter().for_each(|tell| tell());
         Ok(taken)
@@ -203,6 +203,13 @@ impl Flow {
             0 => usize::MAX,
             piece => 1 + random.below(piece) + self.octets.len().saturating_sub(SMALL) / 4,
         }
+    }
+
+    /// So many octets were read: who wanted to know of what was among them.
+    fn read(&mut self, count: usize) -> Vec<OnceRead> {
+        self.once_read.iter_mut().for_each(|(left, _)| *left = left.saturating_sub(count));
+        let read = self.once_read.iter().take_while(|(left, _)| *left == 0).count();
+        self.once_read.drain(..read).map(|(_, tell)| tell).collect()
     }
 
     fn wake(&mut self) {
@@ -302,19 +309,19 @@ impl reception::Stream for End {
     }
 }
 
-/// How many connections of each address the process holds.
+/// How many connections the process holds, by the name of their place: an address, or a site of the queue.
 #[derive(Clone, Default)]
-pub struct Places(Arc<Mutex<BTreeMap<IpAddr, usize>>>);
+pub struct Places(Arc<Mutex<BTreeMap<String, usize>>>);
 
 struct Place {
     places: Places,
-    address: IpAddr,
+    name: String,
 }
 
 impl Places {
-    /// Those of an address.
-    pub fn of(&self, address: IpAddr) -> usize {
-        lock(&self.0).get(&address).copied().unwrap_or(0)
+    /// Those of one place.
+    pub fn of(&self, name: &str) -> usize {
+        lock(&self.0).get(name).copied().unwrap_or(0)
     }
 
     /// All of them.
@@ -322,16 +329,16 @@ impl Places {
         lock(&self.0).values().sum()
     }
 
-    fn change(&self, address: IpAddr, by: isize) {
+    fn change(&self, name: &str, by: isize) {
         let mut places = lock(&self.0);
-        let count = places.entry(address).or_default();
+        let count = places.entry(name.to_owned()).or_default();
         *count = count.saturating_add_signed(by);
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.places.change(self.address, -1);
+        self.places.change(&self.name, -1);
     }
 }
 

@@ -12,6 +12,7 @@ use shaping::{BackoffSettings, Intervals, Jitter, Limits, RetrySchedule};
 
 use crate::harm::{self, Harm, Kind};
 use crate::planted::Planted;
+use crate::ways::{self, Way};
 
 /// What decides a run, completely.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,6 +64,8 @@ impl Options {
 pub struct Plan {
     /// Where mail goes.
     pub sites: Vec<Site>,
+    /// Which way it goes to each of them at the beginning.
+    pub ways: Vec<Way>,
     /// Where it comes from.
     pub senders: Vec<Sender>,
     /// What is sent, in the order in which it is first tried.
@@ -197,6 +200,8 @@ struct Scale {
     recipients: usize,
     span: Duration,
     harms: usize,
+    /// Reloads and orderly restarts.
+    changes: usize,
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -217,9 +222,18 @@ impl Plan {
         mailings.truncate(options.messages.unwrap_or(usize::MAX));
         let mut harms = harm::draw(&stream(6), scale.harms, scale.span, sites.len());
         harms.truncate(options.harms.unwrap_or(usize::MAX));
+        let changing = stream(7);
+        let mut ways = ways::draw(&changing, sites.len());
+        if options.without.contains(&Kind::Routes) {
+            ways.fill(Way::Exchanges);
+        }
+        let mut changes = harm::draw_changes(&changing, scale.changes, scale.span, sites.len());
+        changes.truncate(options.harms.unwrap_or(usize::MAX));
+        harms.extend(changes);
+        harms.sort_by_key(|(at, _)| *at);
         harms.retain(|(_, harm)| !options.without.contains(&harm.kind()));
         let calm = scale.span + policy.retry.expire.min(HOUR);
-        Self { sites, senders, mailings, harms, calm, policy }
+        Self { sites, ways, senders, mailings, harms, calm, policy }
     }
 
     /// The site of a domain, by its place in the plan.
@@ -239,6 +253,7 @@ impl Scale {
                 recipients: 20,
                 span: 14 * DAY,
                 harms: 60,
+                changes: 8,
             };
         }
         Self {
@@ -249,6 +264,7 @@ impl Scale {
             recipients: 1 + random.below(6),
             span: [10 * MINUTE, HOUR, 3 * HOUR][random.below(3)],
             harms: random.below(12),
+            changes: random.below(4),
         }
     }
 }

@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 use crate::audit;
 use crate::clock::SimClock;
 use crate::harm::Harm;
-use crate::house::House;
+use crate::house::{self, House};
 use crate::ledger::{Counts, Failure, Hold};
 use crate::life::{Death, Life};
 use crate::network::Places;
@@ -224,6 +224,10 @@ async fn events(scene: &Arc<Scene>, house: &Arc<House>, harms: &mut usize, pause
             scene.note(format_args!("{harm:?}"));
             scene.ledger().troubled = age;
             inflict(scene, house, harm, pause).await;
+            if scene.life.is_over() {
+                // What comes next comes to the next life.
+                std::future::pending::<()>().await;
+            }
             note_trouble(scene);
         }
         if age >= world.plan.calm && !world.is_calm() {
@@ -295,6 +299,15 @@ async fn inflict(scene: &Arc<Scene>, house: &Arc<House>, harm: &Harm, pause: &mu
             };
             command(scene, house, *action, selection).await;
         }
+        Harm::Reload { .. } => {
+            befall(scene, harm);
+            house.queue.reconfigure(house::settings(scene)).expect("the settings are sound");
+            house.reception.reconfigure(house::listeners(scene)).expect("nothing is to be bound");
+        }
+        Harm::Stop { limit, pause: length } => {
+            *pause = *length;
+            stop(scene, house, *limit).await;
+        }
         _ => befall(scene, harm),
     }
 }
@@ -313,8 +326,33 @@ fn befall(scene: &Scene, harm: &Harm) {
         }
         Harm::Hosts { site, often, lasts } => world.put_site(*site, *often, age + *lasts),
         Harm::Senders { often, lasts } => world.put_senders(*often, age + *lasts),
-        Harm::Death { .. } | Harm::Operator { .. } => {}
+        // For those that start without a process: it will read the configuration when it starts.
+        Harm::Reload { ways } => world.put_ways(ways),
+        Harm::Death { .. } | Harm::Operator { .. } | Harm::Stop { .. } => {}
     }
+}
+
+/// Ends the process as a signal does, in the order of the server.
+async fn stop(scene: &Arc<Scene>, house: &Arc<House>, limit: Duration) {
+    let end = async {
+        let (_, quiet) = tokio::join!(house.reception.drain(limit), timeout(limit, house.queue.stop()));
+        house.store.clone().close().await;
+        quiet.is_ok()
+    };
+    // A full disk holds it up.
+    let quiet = tokio::select! {
+        biased;
+        quiet = end => quiet,
+        never = harm_passing(scene) => match never {},
+    };
+    if scene.life.is_over() {
+        return;
+    }
+    if quiet {
+        scene.ledger().stopped();
+    }
+    scene.note(format_args!("the process has ended{}", if quiet { "" } else { ", and cut deliveries off" }));
+    scene.life.stops();
 }
 
 /// Lets what lasts only for a while come to its end.

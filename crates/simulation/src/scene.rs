@@ -17,6 +17,7 @@ use crate::ledger::{Ledger, Moment, numbers};
 use crate::life::Life;
 use crate::network::Places;
 use crate::plan::{Options, Plan};
+use crate::ways::Way;
 
 /// Inodes that are free on a disk that has some.
 const INODES: u64 = 1_000_000;
@@ -39,6 +40,7 @@ pub struct World {
 struct Outside {
     disk: Disk,
     mailings: Vec<Progress>,
+    ways: Vec<Way>,
     dns: (DnsMood, Duration),
     senders: (usize, Duration),
     sites: Vec<SiteState>,
@@ -73,7 +75,7 @@ pub struct Scene {
     pub clock: SimClock,
     /// Connections that the process has taken.
     pub places: Places,
-    /// Connections that the process has made, by the first host of the site.
+    /// Connections that the process has made, by the site of their lane.
     pub calls: Places,
     /// Rung when something does not hold.
     pub alarm: Notify,
@@ -89,6 +91,7 @@ impl World {
         let outside = Outside {
             disk,
             mailings: plan.mailings.iter().map(progress).collect(),
+            ways: plan.ways.clone(),
             dns: Default::default(),
             senders: Default::default(),
             sites: vec![SiteState::default(); plan.sites.len()],
@@ -119,6 +122,16 @@ impl World {
     /// Another disk, or the same after a power cut.
     pub fn put_disk(&self, disk: Disk) {
         self.outside().disk = disk;
+    }
+
+    /// Which way mail goes to each site, as the configuration says.
+    pub fn ways(&self) -> Vec<Way> {
+        self.outside().ways.clone()
+    }
+
+    /// The configuration says otherwise.
+    pub fn put_ways(&self, ways: &[Way]) {
+        self.outside().ways = ways.to_vec();
     }
 
     /// How far a mailing is.

@@ -263,9 +263,9 @@ pub fn door(scene: &Arc<Scene>, reception: &reception::Reception, limits: (usize
         }
         let piece = [0, 1, 7, 100][scene.world.random.below(4)];
         let (ours, theirs) = network::connect(&scene.life, &scene.world.random, piece);
-        let ours = ours.counted(&scene.places, peer.ip());
+        let ours = ours.counted(&scene.places, &peer.ip().to_string());
         reception.take("mx", ours, peer, network::listening()).ok()?;
-        let (total, one) = (scene.places.total(), scene.places.of(peer.ip()));
+        let (total, one) = (scene.places.total(), scene.places.of(&peer.ip().to_string()));
         if total > limits.0 || one > limits.1 {
             let found = format!("{total} connections in total, {one} from {}", peer.ip());
             scene.ledger().fail("connections that come in keep to the limits", found);

@@ -54,8 +54,10 @@ impl Rests {
 
     /// A lane rests until then.
     pub fn begin(&mut self, site: &Site, until: Timestamp, now: Timestamp) {
-        let hosts = site.as_str().trim_end_matches(".example");
-        let name = hosts.rsplit('.').next().unwrap_or(hosts);
+        // Also in the name of a route's site: `hosts:h0.s1.example:25`, `lmtp:h0.s1.example:24`.
+        let mut words = site.as_str().split(|it: char| !it.is_ascii_alphanumeric());
+        let is_ours = |word: &&str| word.strip_prefix('s').is_some_and(|it| it.parse::<usize>().is_ok());
+        let Some(name) = words.find(is_ours) else { return };
         let ends = self.ends.entry(name.to_owned()).or_default();
         ends.retain(|end| *end >= now);
         ends.insert(until);

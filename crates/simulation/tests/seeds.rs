@@ -60,8 +60,8 @@ fn what_was_found_once_is_not_found_again() {
     };
     let worlds = [
         // The clock is set back, in a second life again, and the schedule must know its lead in the third.
-        Options::seed(19_393),
-        cut(19_393, 12, 10, &["kill", "disk", "dns", "operators"]),
+        cut(19_393, 64, 64, &["routes", "stops"]),
+        cut(19_393, 12, 10, &["kill", "disk", "dns", "operators", "routes", "stops"]),
     ];
     for options in worlds {
         let report = run(&options, false);

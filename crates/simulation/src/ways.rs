@@ -1,0 +1,52 @@
+//! Which way the mail of each site goes: to its mail exchanges, or by a route of the configuration. An operator changes
+//! that and has the configuration read anew.
+
+use mail::{Domain, Host, Randomness};
+use queue::{LmtpServer, Match, Route, SmartHost, To};
+
+use crate::plan::{Plan, Site};
+
+/// The way to a site.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The mail exchanges that the DNS tells.
+    Exchanges,
+    /// A route to its hosts, by name.
+    Hosts,
+    /// A route to its first host, by LMTP.
+    Lmtp,
+}
+
+/// A way for each of so many sites.
+pub fn draw(random: &Randomness, sites: usize) -> Vec<Way> {
+    (0..sites).map(|_| [Way::Exchanges, Way::Exchanges, Way::Hosts, Way::Lmtp][random.below(4)]).collect()
+}
+
+/// The routing table for these ways.
+pub fn routes(plan: &Plan, ways: &[Way]) -> Vec<Route> {
+    let sites = plan.sites.iter().zip(ways).enumerate();
+    sites.filter_map(|(number, (site, way))| route(number, site, *way)).collect()
+}
+
+fn route(number: usize, site: &Site, way: Way) -> Option<Route> {
+    let name = |host: usize| Domain::parse(&format!("h{host}.s{number}.example")).ok().map(Host::Domain);
+    let to = match way {
+        Way::Exchanges => return None,
+        Way::Hosts => {
+            let hosts = (0..site.hosts.len()).filter_map(name);
+            To::SmartHosts(hosts.map(|host| SmartHost { host, port: 25, mx: false }).collect())
+        }
+        Way::Lmtp => To::Lmtp(LmtpServer::Tcp { host: name(0)?, port: 24 }),
+    };
+    Some(Route {
+        name: format!("s{number}"),
+        matches: site.domains.iter().filter_map(|domain| Domain::parse(domain).ok()).map(Match::Domain).collect(),
+        to,
+        source: None,
+        retry: None,
+        limits: None,
+        tls: None,
+        implicit_tls: false,
+        authenticates: false,
+    })
+}
