@@ -325,7 +325,7 @@ impl Drop for Running<'_> {
 
 /// About how much memory an answer takes.
 fn weight(question: &Question, kept: &Kept) -> u32 {
-    const ENTRY: usize = 250;
+    const ENTRY: usize = 400;
     const RECORD: usize = 32;
     let records = match kept.answer.as_ref().map(|known| &known.records) {
         Ok(Records::Mx(MxAnswer::Hosts(hosts))) => hosts.iter().map(|mx| RECORD + mx.host.as_str().len()).sum(),

@@ -36,8 +36,8 @@ const ROUND: Duration = Duration::from_secs(60 * 60);
 const TOGETHER: usize = 4;
 /// How many are read from the table at a time.
 const PAGE: usize = 200;
-/// Octets of policies in memory, about.
-const MEMORY: u64 = 16 << 20;
+/// Octets of policies in memory, about, and of what is known of domains that have none; all policies are in the table.
+const MEMORY: u64 = 4 << 20;
 
 /// What a cache is made of.
 pub struct Parts {
@@ -105,7 +105,7 @@ impl PolicyCache {
     pub fn new(parts: Parts) -> Self {
         let weight = |_: &Domain, known: &Known| {
             let lines = known.kept.iter().flat_map(|kept| kept.policy.lines.iter());
-            u32::try_from(300 + 3 * lines.map(String::len).sum::<usize>()).unwrap_or(u32::MAX)
+            u32::try_from(400 + 3 * lines.map(String::len).sum::<usize>()).unwrap_or(u32::MAX)
         };
         let known = Cache::builder().max_capacity(MEMORY).weigher(weight).build();
         Self(Arc::new(Inner { parts, known, flights: Flights::new() }))
