@@ -414,6 +414,7 @@ impl Session {
         let report = content::report(content).filter(|_| transaction.null);
         let eight_bit = self.eight_bit;
         let mut ledger = self.scene.ledger();
+        ledger.counts.by_lmtp += if self.lmtp { transaction.recipients.len() as u64 } else { 0 };
         for address in &transaction.recipients {
             match &report {
                 Some((name, about)) if address.starts_with('s') => ledger.reported(address, name, about),

@@ -149,6 +149,8 @@ pub struct Counts {
     pub accepted: u64,
     /// Arrivals at hosts.
     pub arrived: u64,
+    /// Of these, by LMTP.
+    pub by_lmtp: u64,
     /// Of these, second and further ones, where a crash or a lost reply allows them.
     pub duplicates: u64,
     /// Reports that reached senders.
@@ -157,6 +159,10 @@ pub struct Counts {
     pub removed: u64,
     /// Deaths of the process.
     pub deaths: u64,
+    /// Ends in order and in time.
+    pub stops: u64,
+    /// The configuration read anew.
+    pub reloads: u64,
     /// Simulated time.
     pub age: Duration,
 }
@@ -166,10 +172,13 @@ impl Counts {
     pub fn add(&mut self, other: &Counts) {
         self.accepted += other.accepted;
         self.arrived += other.arrived;
+        self.by_lmtp += other.by_lmtp;
         self.duplicates += other.duplicates;
         self.reports += other.reports;
         self.removed += other.removed;
         self.deaths += other.deaths;
+        self.stops += other.stops;
+        self.reloads += other.reloads;
         self.age += other.age;
     }
 }
@@ -544,6 +553,7 @@ impl Ledger {
 
     /// The process has come to an orderly end.
     pub fn stopped(&mut self) {
+        self.counts.stops += 1;
         self.orderly.insert(self.life);
     }
 
@@ -552,9 +562,9 @@ impl Ledger {
         self.orderly.iter().find_map(|life| recipient.heard_in(*life))
     }
 
-    /// The process is dead: nothing of it flies.
+    /// The process is gone: nothing of it flies.
     pub fn died(&mut self) {
-        self.counts.deaths += 1;
+        self.counts.deaths += u64::from(!self.orderly.contains(&self.life));
         (self.commanded, self.removes_all) = (false, false);
         self.rests.clear();
         let age = self.age;

@@ -169,11 +169,12 @@ fn rate(progress: &Progress, began: Instant) -> String {
 }
 
 fn summary(counts: &Counts) -> String {
-    let Counts { accepted, arrived, duplicates, reports, removed, deaths, age } = counts;
+    let Counts { accepted, arrived, by_lmtp, duplicates, reports, removed, deaths, stops, reloads, age } = counts;
     let days = age.as_secs_f64() / 86_400.0;
     format!(
-        "{accepted} recipients acknowledged, {arrived} arrivals ({duplicates} duplicates in the window), {reports} reports, \
-         {removed} removed, {deaths} deaths, {days:.1} days of simulated time"
+        "{accepted} recipients acknowledged, {arrived} arrivals ({by_lmtp} by LMTP, {duplicates} duplicates in the window), \
+         {reports} reports, {removed} removed, {deaths} deaths, {stops} ends in order, {reloads} reloads, {days:.1} days of \
+         simulated time"
     )
 }
 

@@ -301,6 +301,7 @@ async fn inflict(scene: &Arc<Scene>, house: &Arc<House>, harm: &Harm, pause: &mu
         }
         Harm::Reload { .. } => {
             befall(scene, harm);
+            scene.ledger().counts.reloads += 1;
             house.queue.reconfigure(house::settings(scene)).expect("the settings are sound");
             house.reception.reconfigure(house::listeners(scene)).expect("nothing is to be bound");
         }

@@ -85,6 +85,9 @@ fn a_world_has_all_that_it_should_have() {
     assert!(sum(|report| report.counts.arrived) > 100);
     assert!(sum(|report| report.counts.reports) > 10);
     assert!(sum(|report| report.counts.deaths) > 10);
+    assert!(sum(|report| report.counts.by_lmtp) > 10);
+    assert!(sum(|report| report.counts.stops) > 5);
+    assert!(sum(|report| report.counts.reloads) > 5);
     assert!(sum(|report| report.counts.duplicates) > 0, "some replies are lost");
 }
 
