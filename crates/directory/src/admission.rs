@@ -14,6 +14,8 @@ use crate::password::Matched;
 pub struct Admission {
     /// Who.
     pub account: Arc<Account>,
+    /// The name by which it was asked for; its backend may know it by another.
+    asked: String,
     by: Proof,
 }
 
@@ -28,30 +30,31 @@ enum Proof {
 }
 
 impl Admission {
-    /// Of somebody who has proven by a certificate to be this account.
-    pub fn by_certificate(account: Arc<Account>) -> Self {
-        Self::by_name(account, false)
+    pub(crate) fn by_name(account: Arc<Account>, asked: &str, any: bool) -> Self {
+        Self { account, asked: asked.to_owned(), by: Proof::Name { any } }
     }
 
-    pub(crate) fn by_name(account: Arc<Account>, any: bool) -> Self {
-        Self { account, by: Proof::Name { any } }
+    pub(crate) fn elsewhere(account: Arc<Account>, asked: &str) -> Self {
+        Self { account, asked: asked.to_owned(), by: Proof::Elsewhere }
     }
 
-    pub(crate) fn elsewhere(account: Arc<Account>) -> Self {
-        Self { account, by: Proof::Elsewhere }
-    }
-
-    pub(crate) fn by_password(record: &Record, matched: &Matched) -> Self {
+    pub(crate) fn by_password(record: &Record, asked: &str, matched: &Matched) -> Self {
         let recognised_by = record.credentials.recogniser(matched);
         let by = Proof::Password { matched: matched.clone(), recognised_by };
-        Self { account: Arc::clone(&record.account), by }
+        Self { account: Arc::clone(&record.account), asked: asked.to_owned(), by }
     }
 }
 
 impl Inner {
-    /// Whether somebody who was let in would be let in again: the account as it is now, or why not.
+    /// Whether somebody who was let in would be let in again: the account as it is now, or why not. The name may lead to
+    /// another account by now; whoever that is must log in.
     pub async fn still(&self, admission: &Admission) -> Result<Arc<Account>, AuthFailure> {
-        let name = &admission.account.name;
+        let account = self.found_again(admission).await?;
+        if account.name == admission.account.name { Ok(account) } else { Err(AuthFailure::Credentials) }
+    }
+
+    async fn found_again(&self, admission: &Admission) -> Result<Arc<Account>, AuthFailure> {
+        let name = &admission.asked;
         match (&admission.by, &self.backend) {
             (Proof::Password { matched, recognised_by }, Backend::Records(records)) => {
                 let record = records.find(name).await?.ok_or(AuthFailure::Credentials)?;

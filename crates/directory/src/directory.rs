@@ -11,6 +11,7 @@ use crate::admission::Admission;
 use crate::backend::Backend;
 use crate::dovecot::DovecotAccounts;
 use crate::exchange::{AuthFailure, ChannelFacts, Exchange, UnknownMechanism};
+use crate::ldap::Tried;
 use crate::mechanisms::Mechanism;
 use crate::metrics::Metrics;
 use crate::names::normalise;
@@ -47,6 +48,14 @@ pub(crate) struct Record {
     pub credentials: Arc<Credentials>,
     pub disabled: bool,
     pub app_passwords_only: bool,
+}
+
+/// What came of a password.
+pub(crate) struct Checked {
+    /// What all names of the account have in common, as far as its backend tells: failures count against that.
+    pub whose: Option<String>,
+    /// Whether it is in.
+    pub admission: Result<Admission, AuthFailure>,
 }
 
 impl Directory {
@@ -94,11 +103,11 @@ impl Directory {
         Ok(Exchange::new(inner, mechanism, facts))
     }
 
-    /// The account of that name, unless it is shut out: for those who have proven by other means who they are.
-    pub async fn account(&self, name: &str) -> Result<Option<Arc<Account>>, Unavailable> {
+    /// The account of that name, unless it is shut out: for those whose certificate says who they are.
+    pub async fn by_certificate(&self, name: &str) -> Result<Option<Admission>, Unavailable> {
         let (Some(inner), Ok(name)) = (self.current(), normalise(name)) else { return Ok(None) };
-        let known = inner.backend.known(&name).await?;
-        Ok(known.filter(|known| !known.disabled).map(|known| known.account))
+        let known = inner.backend.known(&name).await?.filter(|known| !known.disabled);
+        Ok(known.map(|known| Admission::by_name(known.account, &name, false)))
     }
 
     /// Whether somebody who was let in would be let in again: the account as it is now, or why not. A password that LDAP or
@@ -184,20 +193,25 @@ impl Inner {
         name: &str,
         password: Password,
         facts: &ChannelFacts,
-    ) -> Result<Admission, AuthFailure> {
+    ) -> Result<Checked, AuthFailure> {
         if let Backend::Ldap(ldap) = &self.backend {
-            let account = ldap.check(name, &password).await?.ok_or(AuthFailure::Credentials)?;
-            self.note(&account, &Matched::Main, facts);
-            return Ok(Admission::elsewhere(account));
+            let Tried { account, whose } = ldap.check(name, &password).await?;
+            if let Some(account) = &account {
+                self.note(account, &Matched::Main, facts);
+            }
+            let admission = account.map(|account| Admission::elsewhere(account, name)).ok_or(AuthFailure::Credentials);
+            return Ok(Checked { whose, admission });
         }
         let record = self.record(name).await?;
         let credentials = record.as_ref().map(|record| Arc::clone(&record.credentials));
         let busy = |TooBusy| AuthFailure::Unavailable("too many passwords are being checked".to_owned());
         let matched = self.checks.check(name, credentials, password).await.map_err(busy)?;
-        match (record, matched) {
-            (Some(record), Some(matched)) => self.admit(&record, &matched, facts),
+        let whose = record.as_ref().map(|record| record.account.name.clone());
+        let admission = match (record, matched) {
+            (Some(record), Some(matched)) => self.admit(&record, name, &matched, facts),
             _ => Err(AuthFailure::Credentials),
-        }
+        };
+        Ok(Checked { whose, admission })
     }
 
     /// What a proof by SCRAM is held against: the account's verifiers, or what looks like one and fits nothing.
@@ -211,18 +225,24 @@ impl Inner {
         known.into_iter().map(|(whose, verifier)| (whose, verifier.clone())).collect()
     }
 
-    /// The proof is right; whether the account may use it.
-    pub fn admit(&self, record: &Record, matched: &Matched, facts: &ChannelFacts) -> Result<Admission, AuthFailure> {
+    /// The proof is right; whether the account, which was asked for by `name`, may use it.
+    pub fn admit(
+        &self,
+        record: &Record,
+        name: &str,
+        matched: &Matched,
+        facts: &ChannelFacts,
+    ) -> Result<Admission, AuthFailure> {
         record.lets_in(matched)?;
         self.note(&record.account, matched, facts);
-        Ok(Admission::by_password(record, matched))
+        Ok(Admission::by_password(record, name, matched))
     }
 
     /// The account of somebody who has proven without a password to be `name`; `any`: also if the backend does not know it.
     pub async fn holder(&self, name: &str, any: bool, facts: &ChannelFacts) -> Result<Admission, AuthFailure> {
         let account = self.named(name, any).await?;
         self.note(&account, &Matched::Main, facts);
-        Ok(Admission::by_name(account, any))
+        Ok(Admission::by_name(account, name, any))
     }
 
     pub fn note(&self, account: &Account, matched: &Matched, facts: &ChannelFacts) {

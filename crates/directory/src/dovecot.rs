@@ -15,10 +15,10 @@ use base64::prelude::{BASE64_STANDARD, Engine};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tracing::{debug, error};
+use tracing::{error, warn};
 
 use crate::Unavailable;
-use crate::account::Account;
+use crate::account::{Account, AccountLimits, Limit};
 use crate::exchange::AuthFailure;
 use crate::mechanisms::Mechanism;
 use crate::names::normalise;
@@ -63,6 +63,8 @@ pub enum Said {
     Challenge(Vec<u8>),
     /// It is content.
     Ok { account: Arc<Account>, last: Option<Vec<u8>> },
+    /// It says no; `user`: to whom, by the name that it has for whatever the client called it.
+    No { failure: AuthFailure, user: Option<String> },
 }
 
 /// A connection, line by line.
@@ -129,7 +131,10 @@ impl DovecotAccounts {
                 let text = line.read().await?;
                 let mut fields = text.split('\t');
                 match (fields.next().unwrap_or_default(), fields.next()) {
-                    ("USER", Some("1")) => return Ok(Some(Arc::new(account(name, fields.skip(1))))),
+                    ("USER", Some("1")) => {
+                        let named = fields.next().and_then(|user| normalise(&unescape(user)).ok());
+                        return Ok(Some(Arc::new(account(named.as_deref().unwrap_or(name), fields))));
+                    }
                     ("NOTFOUND", Some("1")) => return Ok(None),
                     ("FAIL", Some("1")) => return Err(io::Error::other("it could not look the account up")),
                     _ => {}
@@ -253,45 +258,52 @@ fn judge(line: &str) -> Result<Said, AuthFailure> {
         "OK" => {
             let fields: Vec<&str> = fields.collect();
             let value = |key: &str| fields.iter().find_map(|field| field.strip_prefix(key)?.strip_prefix('='));
+            let user = value("user").and_then(|user| normalise(&unescape(user)).ok());
             if fields.contains(&"nologin") {
-                return Err(AuthFailure::Disabled);
+                return Ok(Said::No { failure: AuthFailure::Disabled, user });
             }
-            let name = value("user").and_then(|user| normalise(&unescape(user)).ok()).ok_or_else(broken)?;
+            let name = user.ok_or_else(broken)?;
             let last = value("resp").map(|text| BASE64_STANDARD.decode(text)).transpose().map_err(|_| broken())?;
             let last = last.filter(|text| !text.is_empty());
             Ok(Said::Ok { account: Arc::new(account(&name, fields.iter().copied())), last })
         }
-        _ => Err(refusal(fields)),
+        _ => refusal(fields),
     }
 }
 
 /// Why it failed: `temp` is no fault of the client, `user_disabled` is told.
-fn refusal<'a>(fields: impl Iterator<Item = &'a str>) -> AuthFailure {
-    let mut failure = AuthFailure::Credentials;
+fn refusal<'a>(fields: impl Iterator<Item = &'a str>) -> Result<Said, AuthFailure> {
+    let (mut failure, mut user) = (AuthFailure::Credentials, None);
     for field in fields {
         match field {
             "temp" | "code=temp_fail" => {
-                return AuthFailure::Unavailable("Dovecot: a failure for now; its log tells more".to_owned());
+                return Err(AuthFailure::Unavailable("Dovecot: a failure for now; its log tells more".to_owned()));
             }
             "user_disabled" | "code=user_disabled" => failure = AuthFailure::Disabled,
-            _ => {}
+            field => user = field.strip_prefix("user=").and_then(|user| normalise(&unescape(user)).ok()).or(user),
         }
     }
-    failure
+    Ok(Said::No { failure, user })
 }
 
-/// An account with what the fields say that it may send as.
+/// An account with what the fields say that it may send as, and how much.
 fn account<'a>(name: &str, fields: impl Iterator<Item = &'a str>) -> Account {
-    let plain = Account::plain(name);
-    let mut rules = fields.filter_map(|field| field.strip_prefix("send_as=")).map(unescape);
-    let Some(listed) = rules.next() else { return plain };
-    match SendAs::parse(listed.split([',', ' ']).filter(|rule| !rule.is_empty())) {
-        Ok(send_as) => Account { send_as, ..plain },
-        Err(problem) => {
-            debug!(account = name, %problem, "Dovecot's send_as is left out");
-            plain
+    let (mut account, mut limits) = (Account::plain(name), AccountLimits::default());
+    for (key, value) in fields.filter_map(|field| field.split_once('=')) {
+        if key == "send_as" {
+            match SendAs::parse(unescape(value).split([',', ' ']).filter(|rule| !rule.is_empty())) {
+                Ok(send_as) => account.send_as = send_as,
+                Err(problem) => warn!(account = name, %problem, "Dovecot's send_as is left out"),
+            }
+        } else if let Some(limit) = Limit::named(key) {
+            match value.parse() {
+                Ok(most) => limits.set(limit, most),
+                Err(_) => warn!(account = name, limit = key, "a limit of Dovecot's is no number; it is left out"),
+            }
         }
     }
+    account.limits = limits.if_any();
+    account
 }
 
 /// Takes tabs and line ends out of a value, as Dovecot does.
@@ -344,23 +356,29 @@ mod tests {
     use super::*;
 
     fn failure(line: &str) -> AuthFailure {
-        judge(line).err().unwrap()
+        match judge(line) {
+            Ok(Said::No { failure, user }) => {
+                assert_eq!(user.as_deref(), Some("joe"), "who it is is told with a verdict");
+                failure
+            }
+            Err(failure) => failure,
+            Ok(_) => panic!("{line} is no failure"),
+        }
     }
 
     #[test]
     fn answers_are_understood() {
         assert!(matches!(judge("CONT\t1\tUGFzcw=="), Ok(Said::Challenge(text)) if text == b"Pass"));
         assert!(matches!(judge("CONT\t1\t"), Ok(Said::Challenge(text)) if text.is_empty()));
-        let Ok(Said::Ok { account, last }) = judge("OK\t1\tuser=Joe@example.org\tsend_as=a@b.test,*@c.test\tresp=dj14")
-        else {
-            panic!("not understood");
-        };
+        let ok = "OK\t1\tuser=Joe@example.org\tsend_as=a@b.test,*@c.test\tmessages_per_day=7\tresp=dj14";
+        let Ok(Said::Ok { account, last }) = judge(ok) else { panic!("not understood") };
+        assert_eq!(account.limits, Some(AccountLimits { messages_per_day: Some(7), ..Default::default() }));
         assert_eq!(
             (account.name.as_str(), account.send_as.describe().as_str()),
             ("joe@example.org", "a@b.test, *@c.test")
         );
         assert_eq!(last.as_deref(), Some(&b"v=x"[..]));
-        assert_eq!(failure("FAIL\t1\tuser=joe"), AuthFailure::Credentials);
+        assert_eq!(failure("FAIL\t1\tuser=Joe"), AuthFailure::Credentials);
         assert_eq!(failure("FAIL\t1\tuser=joe\tuser_disabled"), AuthFailure::Disabled);
         assert_eq!(failure("FAIL\t1\tuser=joe\tcode=user_disabled"), AuthFailure::Disabled);
         assert_eq!(failure("OK\t1\tuser=joe\tnologin"), AuthFailure::Disabled);

@@ -83,6 +83,8 @@ pub struct Exchange {
     facts: ChannelFacts,
     state: State,
     tried: Option<String>,
+    /// What all names of the account have in common, as far as its backend tells.
+    whose: Option<String>,
     admission: Option<Admission>,
     /// The client has been told why its token is not good.
     refused: bool,
@@ -104,6 +106,7 @@ enum State {
 
 /// Against what a proof is held.
 struct ScramSide {
+    name: String,
     record: Option<Arc<Record>>,
     verifiers: Vec<(Matched, Verifier)>,
     authzid: String,
@@ -111,7 +114,16 @@ struct ScramSide {
 
 impl Exchange {
     pub(crate) fn new(directory: Arc<Inner>, mechanism: Mechanism, facts: ChannelFacts) -> Self {
-        Self { directory, mechanism, facts, state: State::Start, tried: None, admission: None, refused: false }
+        Self {
+            directory,
+            mechanism,
+            facts,
+            state: State::Start,
+            tried: None,
+            whose: None,
+            admission: None,
+            refused: false,
+        }
     }
 
     /// Takes the client's message: `None` for the first step if AUTH had no initial response, the decoded octets
@@ -149,9 +161,14 @@ impl Exchange {
         self.admission.as_ref()
     }
 
-    /// The account that the client named, known or not, as soon as it did: for logs and for who counts failures.
+    /// The account that the client named, known or not, as soon as it did: for logs.
     pub fn tried(&self) -> Option<&str> {
         self.tried.as_deref()
+    }
+
+    /// By what its failures are to be counted: other names of the same account lead to the same, as far as the backend tells.
+    pub fn counts_for(&self) -> Option<&str> {
+        self.whose.as_deref().or(self.tried())
     }
 
     /// The mechanism.
@@ -177,11 +194,11 @@ impl Exchange {
                 self.tried = self.named(input);
                 let relay = directory.relay(mechanism).ok_or(AuthFailure::Malformed)?;
                 let (conversation, said) = relay.begin(mechanism, self.facts.peer, Some(input)).await?;
-                Ok(self.relayed(Box::new(conversation), said))
+                self.relayed(Box::new(conversation), said)
             }
             (State::Relayed(mut conversation), _) => {
                 let said = conversation.step(input).await?;
-                Ok(self.relayed(conversation, said))
+                self.relayed(conversation, said)
             }
             (State::Start, Mechanism::Plain) => self.plain(input).await,
             (State::Start, Mechanism::Login) => {
@@ -212,8 +229,8 @@ impl Exchange {
     }
 
     /// What the one who judges has said.
-    fn relayed(&mut self, conversation: Box<Conversation>, said: Said) -> Step {
-        match said {
+    fn relayed(&mut self, conversation: Box<Conversation>, said: Said) -> Result<Step, AuthFailure> {
+        Ok(match said {
             Said::Challenge(text) => {
                 self.state = State::Relayed(conversation);
                 // To a token there is nothing to be asked: such a challenge is a refusal.
@@ -221,16 +238,21 @@ impl Exchange {
                 Step::Challenge(text)
             }
             Said::Ok { account, last } => {
-                self.tried = Some(account.name.clone());
                 self.directory.note(&account, &Matched::Main, &self.facts);
-                self.done(Admission::elsewhere(account), last)
+                let asked = account.name.clone();
+                self.done(Admission::elsewhere(account, &asked), last)
             }
-        }
+            Said::No { failure, user } => {
+                self.whose = user;
+                return Err(failure);
+            }
+        })
     }
 
     /// It is in.
     fn done(&mut self, admission: Admission, last: Option<Vec<u8>>) -> Step {
         let account = Arc::clone(&admission.account);
+        self.tried = Some(account.name.clone());
         self.admission = Some(admission);
         Step::Done { account, last }
     }
@@ -252,14 +274,16 @@ impl Exchange {
         let Plain { authzid, authcid, password } = Plain::parse(input)?;
         self.tried = Some(normalise(&authcid).map_err(|_| AuthFailure::Credentials)?);
         let admission = self.password(password.as_str().to_owned()).await?;
-        self.may_act_as(&authzid)?;
+        self.may_act_as(&authzid, &admission.account)?;
         Ok(self.done(admission, None))
     }
 
     async fn password(&mut self, password: String) -> Result<Admission, AuthFailure> {
         let name = self.tried.as_deref().ok_or(AuthFailure::Malformed)?;
         let password = Password::new(password).map_err(|_| AuthFailure::Credentials)?;
-        self.directory.check_password(name, password, &self.facts).await
+        let checked = self.directory.check_password(name, password, &self.facts).await?;
+        self.whose = checked.whose;
+        checked.admission
     }
 
     async fn scram_first(&mut self, input: &[u8]) -> Result<Step, AuthFailure> {
@@ -272,8 +296,9 @@ impl Exchange {
         let name = normalise(&first.name).map_err(|_| AuthFailure::Credentials)?;
         self.tried = Some(name.clone());
         let record = self.directory.record(&name).await?;
+        self.whose = record.as_ref().map(|record| record.account.name.clone());
         let verifiers = self.directory.verifiers(&name, record.as_deref());
-        let side = ScramSide { record, verifiers, authzid: first.authzid.clone() };
+        let side = ScramSide { name, record, verifiers, authzid: first.authzid.clone() };
         let asked = &side.verifiers.first().ok_or(AuthFailure::Credentials)?.1;
         let challenge = Challenge::new(first, asked, self.facts.tls_exporter.as_ref());
         let message = challenge.message().as_bytes().to_vec();
@@ -289,8 +314,8 @@ impl Exchange {
         })?;
         // A decoy fits no proof; should it ever, there is still no account.
         let record = side.record.ok_or(AuthFailure::Credentials)?;
-        self.may_act_as(&side.authzid)?;
-        let admission = self.directory.admit(&record, &side.verifiers[at].0, &self.facts)?;
+        self.may_act_as(&side.authzid, &record.account)?;
+        let admission = self.directory.admit(&record, &side.name, &side.verifiers[at].0, &self.facts)?;
         Ok(self.done(admission, Some(last.into_bytes())))
     }
 
@@ -336,15 +361,16 @@ impl Exchange {
         let certificate = self.facts.certificate.as_ref().ok_or(AuthFailure::Credentials)?;
         let name = normalise(&certificate.account).map_err(|_| AuthFailure::Credentials)?;
         self.tried = Some(name.clone());
-        self.may_act_as(&authzid)?;
         let admission = self.directory.holder(&name, false, &self.facts).await?;
+        self.may_act_as(&authzid, &admission.account)?;
         Ok(self.done(admission, None))
     }
 
-    /// Nobody acts as somebody else.
-    fn may_act_as(&self, authzid: &str) -> Result<(), AuthFailure> {
-        let same = authzid.is_empty() || normalise(authzid).ok() == self.tried;
-        if same { Ok(()) } else { Err(AuthFailure::Credentials) }
+    /// Nobody acts as somebody else: the identity is empty, or the account by its own name or by the one it was asked for.
+    fn may_act_as(&self, authzid: &str, account: &Account) -> Result<(), AuthFailure> {
+        let named = normalise(authzid).ok();
+        let same = named.as_ref().is_some_and(|named| *named == account.name || Some(named) == self.tried.as_ref());
+        if authzid.is_empty() || same { Ok(()) } else { Err(AuthFailure::Credentials) }
     }
 }
 

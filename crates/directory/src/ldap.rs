@@ -4,6 +4,7 @@
 //! right, so there is nothing to be remembered here and no SCRAM.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,7 +19,8 @@ use tokio::sync::Semaphore;
 use tracing::{error, info, warn};
 
 use crate::Unavailable;
-use crate::account::Account;
+use crate::account::{Account, AccountLimits, Limit};
+use crate::names::normalise;
 use crate::password::Password;
 use crate::send_as::SendAs;
 use crate::trust::{self, TrustError};
@@ -39,8 +41,14 @@ pub struct LdapSettings {
     pub bind: Option<(String, Password)>,
     /// How an entry is found.
     pub find: LdapFind,
-    /// The attributes that hold what an account sends as; its name, if it is an address, if there are none.
+    /// The attribute that names the account, whatever it was found by; an entry without it is named by its DN.
+    pub name: String,
+    /// The attributes that hold what an account sends as; if there are none, its name, if that is an address.
     pub addresses: Vec<String>,
+    /// Whether patterns count in them, or addresses alone.
+    pub patterns: bool,
+    /// The attributes that hold an account's own limits.
+    pub limits: BTreeMap<Limit, String>,
     /// How long each answer may take.
     pub timeout: Duration,
 }
@@ -75,6 +83,14 @@ struct Found {
     account: Account,
 }
 
+/// What came of a password.
+pub struct Tried {
+    /// The account, if the password is its own.
+    pub account: Option<Arc<Account>>,
+    /// What all names of the entry have in common, as far as that is known.
+    pub whose: Option<String>,
+}
+
 impl LdapAccounts {
     /// Connects when the first account is asked for.
     pub fn new(settings: LdapSettings) -> Result<Self, TrustError> {
@@ -83,7 +99,7 @@ impl LdapAccounts {
     }
 
     /// Whose password this is.
-    pub async fn check(&self, name: &str, password: &Password) -> Result<Option<Arc<Account>>, Unavailable> {
+    pub async fn check(&self, name: &str, password: &Password) -> Result<Tried, Unavailable> {
         self.bounded(name, async {
             match &self.settings.find {
                 LdapFind::Search { base, .. } => {
@@ -94,20 +110,23 @@ impl LdapAccounts {
                         None => format!("cn={:016x},{base}", u64::from_be_bytes(crate::password::random())),
                     };
                     let bound = self.bind(&dn, password).await?;
-                    Ok(found.filter(|_| bound.is_some()).map(|found| Arc::new(found.account)))
+                    let whose = found.as_ref().map(|found| found.account.name.clone());
+                    let account = found.filter(|_| bound.is_some()).map(|found| Arc::new(found.account));
+                    Ok(Tried { account, whose })
                 }
                 LdapFind::Template(template) => {
                     let dn = fill(template, name, |text| dn_escape(text));
-                    match self.bind(&dn, password).await? {
+                    let account = match self.bind(&dn, password).await? {
                         // Whoever has bound may read its own entry.
                         Some(mut ldap) => {
-                            let found = self.entry(&mut ldap, &dn, name).await;
+                            let found = self.entry(&mut ldap, &dn).await;
                             // The answer is there; how the connection ends does not matter.
                             let _ = ldap.unbind().await;
-                            Ok(found?.map(|found| Arc::new(found.account)))
+                            found?.map(|found| Arc::new(found.account))
                         }
-                        None => Ok(None),
-                    }
+                        None => None,
+                    };
+                    Ok(Tried { account, whose: Some(dn) })
                 }
             }
         })
@@ -162,17 +181,17 @@ impl LdapAccounts {
         match &self.settings.find {
             LdapFind::Search { base, filter } => {
                 let filter = fill(filter, name, |text| ldap_escape(text));
-                self.search(ldap, base, Scope::Subtree, &filter, name).await
+                self.search(ldap, base, Scope::Subtree, &filter).await
             }
             LdapFind::Template(template) => {
                 let dn = fill(template, name, |text| dn_escape(text));
-                self.entry(ldap, &dn, name).await
+                self.entry(ldap, &dn).await
             }
         }
     }
 
-    async fn entry(&self, ldap: &mut Ldap, dn: &str, name: &str) -> Result<Option<Found>, ProtocolError> {
-        match self.search(ldap, dn, Scope::Base, "(objectClass=*)", name).await {
+    async fn entry(&self, ldap: &mut Ldap, dn: &str) -> Result<Option<Found>, ProtocolError> {
+        match self.search(ldap, dn, Scope::Base, "(objectClass=*)").await {
             // noSuchObject
             Err(ProtocolError::LdapResult { result }) if result.rc == 32 => Ok(None),
             found => found,
@@ -185,46 +204,60 @@ impl LdapAccounts {
         base: &str,
         scope: Scope,
         filter: &str,
-        name: &str,
     ) -> Result<Option<Found>, ProtocolError> {
-        // "1.1": no attributes (RFC 4511 §4.5.1.8).
-        let wanted = match self.settings.addresses.is_empty() {
-            true => vec!["1.1".to_owned()],
-            false => self.settings.addresses.clone(),
-        };
+        let LdapSettings { name, addresses, limits, .. } = &self.settings;
+        let wanted: Vec<&String> = std::iter::once(name).chain(addresses).chain(limits.values()).collect();
         let ldap = ldap.with_timeout(self.settings.timeout).with_search_options(SearchOptions::new().sizelimit(2));
         let (entries, _) = ldap.search(base, scope, filter, wanted).await?.success()?;
         let mut entries = entries.into_iter().filter(|entry| !entry.is_ref()).map(SearchEntry::construct);
         let Some(entry) = entries.next() else { return Ok(None) };
         if entries.next().is_some() {
-            return Err(ProtocolError::Io { source: std::io::Error::other("several entries match the filter") });
+            return Err(unusable("several entries match the filter"));
         }
-        Ok(Some(Found { account: self.account(name, &entry), dn: entry.dn }))
+        Ok(Some(Found { account: self.account(&entry)?, dn: entry.dn }))
     }
 
-    fn account(&self, name: &str, entry: &SearchEntry) -> Account {
-        let mut addresses = Vec::new();
+    fn account(&self, entry: &SearchEntry) -> Result<Account, ProtocolError> {
+        // Of several names always the same one: a server has no order for them.
+        let named = values(entry, &self.settings.name).filter_map(|value| normalise(value).ok()).min();
+        let name = match named.map_or_else(|| normalise(&entry.dn), Ok) {
+            Ok(name) => name,
+            Err(_) => return Err(unusable("its DN cannot be a name, and the attribute of `name` holds none")),
+        };
+        let send_as = match self.settings.addresses.is_empty() {
+            true => SendAs::own(&name),
+            false => self.send_as(&name, entry),
+        };
+        let mut limits = AccountLimits::default();
+        for (limit, attribute) in &self.settings.limits {
+            match values(entry, attribute).next().map(|value| value.trim().parse()) {
+                Some(Ok(most)) => limits.set(*limit, most),
+                Some(Err(_)) => warn!(account = name, attribute, "a limit in LDAP is no number; it is left out"),
+                None => {}
+            }
+        }
+        Ok(Account { name, send_as, limits: limits.if_any(), hide_client: None })
+    }
+
+    /// What the entry's addresses say. Often its owner may write them, so they mean more than themselves only if the operator
+    /// says so.
+    fn send_as(&self, account: &str, entry: &SearchEntry) -> SendAs {
+        let mut send_as = SendAs::default();
         for attribute in &self.settings.addresses {
-            // Servers answer with the schema's spelling.
-            let values = entry.attrs.iter().find(|(named, _)| named.eq_ignore_ascii_case(attribute));
-            for value in values.into_iter().flat_map(|(_, values)| values) {
+            for value in values(entry, attribute) {
                 // Active Directory's proxyAddresses: `SMTP:joe@example.org`, and other kinds of addresses.
                 let address = match value.split_once(':') {
                     Some((kind, address)) if kind.eq_ignore_ascii_case("smtp") => address,
                     Some(_) => continue,
-                    None => value.as_str(),
+                    None => value,
                 };
-                match SendAs::parse([address]) {
-                    Ok(_) => addresses.push(address.to_owned()),
-                    Err(problem) => warn!(account = name, attribute, %problem, "an address in LDAP is left out"),
+                let rule = if self.settings.patterns { SendAs::parse([address]) } else { SendAs::address(address) };
+                if let Err(problem) = rule.and_then(|rule| send_as.add(rule)) {
+                    warn!(account, attribute, %problem, "an address in LDAP is left out");
                 }
             }
         }
-        let plain = Account::plain(name);
-        match SendAs::parse(&addresses) {
-            Ok(send_as) if !addresses.is_empty() => Account { send_as, ..plain },
-            _ => plain,
-        }
+        send_as
     }
 
     /// A connection that is bound as `dn`, if that is its password.
@@ -257,6 +290,16 @@ impl LdapAccounts {
         });
         Ok(ldap)
     }
+}
+
+/// What an entry has of an attribute; servers answer with the schema's spelling.
+fn values<'a>(entry: &'a SearchEntry, attribute: &str) -> impl Iterator<Item = &'a str> {
+    let values = entry.attrs.iter().find(|(named, _)| named.eq_ignore_ascii_case(attribute));
+    values.into_iter().flat_map(|(_, values)| values).map(String::as_str)
+}
+
+fn unusable(why: &str) -> ProtocolError {
+    ProtocolError::Io { source: std::io::Error::other(why) }
 }
 
 /// Whether a password is right by the code that a bind is answered with (RFC 4511 appendix A); nothing if that says nothing

@@ -32,7 +32,7 @@ mod sql;
 mod trust;
 mod uses;
 
-pub use account::{Account, AccountLimits};
+pub use account::{Account, AccountLimits, Limit};
 pub use admission::Admission;
 pub use directory::{Directory, Prepared};
 pub use dovecot::DovecotSettings;

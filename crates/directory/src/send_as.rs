@@ -26,6 +26,9 @@ pub enum SendAsError {
         "`{0}` is neither an address, nor a domain, nor a pattern such as \"*@example.org\" or \"user+*@example.org\""
     )]
     Rule(String),
+    /// No address.
+    #[error("`{0}` is no plain address")]
+    Address(String),
     /// Too many of them.
     #[error("an account may have {MAX_RULES} addresses and patterns at most")]
     TooMany,
@@ -71,14 +74,27 @@ impl SendAs {
         Ok(Self(parsed))
     }
 
+    /// From one address that somebody else than the operator may have written: patterns and domains are refused.
+    pub fn address(text: &str) -> Result<Self, SendAsError> {
+        match Mailbox::parse(text, Utf8::Allowed) {
+            // A star alone, unless it is quoted, would be read as a pattern by whoever sees it.
+            Ok(address) if !text.contains('*') || text.starts_with('"') => Ok(Self(vec![Rule::exact(address)])),
+            _ => Err(SendAsError::Address(shown(text))),
+        }
+    }
+
     /// The name itself, if it is an address; otherwise nothing. A star in it is a star.
     pub fn own(name: &str) -> Self {
-        let own = |address: Mailbox| Rule {
-            local: Local::Exact(fold(&address.local)),
-            text: address.to_string(),
-            host: HostRule::Exact(address.host),
-        };
-        Self(Mailbox::parse(name, Utf8::Allowed).map(own).into_iter().collect())
+        Self(Mailbox::parse(name, Utf8::Allowed).map(Rule::exact).into_iter().collect())
+    }
+
+    /// Also what the other rules allow.
+    pub(crate) fn add(&mut self, other: Self) -> Result<(), SendAsError> {
+        if self.0.len() + other.0.len() > MAX_RULES {
+            return Err(SendAsError::TooMany);
+        }
+        self.0.extend(other.0);
+        Ok(())
     }
 
     /// Every address.
@@ -161,11 +177,23 @@ fn matches(pattern: &str, text: &str) -> bool {
     rest.ends_with(last)
 }
 
+/// So much of a text as fits into an error.
+fn shown(text: &str) -> String {
+    text.chars().take(80).filter(|c| !c.is_control()).collect()
+}
+
+impl Rule {
+    fn exact(address: Mailbox) -> Self {
+        let (local, text) = (Local::Exact(fold(&address.local)), address.to_string());
+        Self { local, host: HostRule::Exact(address.host), text }
+    }
+}
+
 impl FromStr for Rule {
     type Err = SendAsError;
 
     fn from_str(text: &str) -> Result<Self, SendAsError> {
-        let wrong = || SendAsError::Rule(text.chars().take(80).filter(|c| !c.is_control()).collect());
+        let wrong = || SendAsError::Rule(shown(text));
         let rule = |local, host| Self { local, host, text: text.to_owned() };
         if text == "*" {
             return Ok(rule(Local::Any, HostRule::Any));
@@ -275,6 +303,19 @@ mod tests {
         for name in ["\"*\"@example.org", "*@example.org"] {
             assert!(!SendAs::own(name).allows(&Mailbox::parse("a@example.org", Utf8::Allowed).unwrap()), "{name}");
         }
+    }
+
+    #[test]
+    fn addresses_that_others_wrote_are_no_patterns() {
+        for bad in ["*", "*@example.org", "joe+*@example.org", "example.org", "*.example.org", "joe@*", ""] {
+            assert!(matches!(SendAs::address(bad), Err(SendAsError::Address(_))), "{bad:?}");
+        }
+        let star = SendAs::address("\"*\"@example.org").unwrap();
+        assert!(!star.allows(&Mailbox::parse("joe@example.org", Utf8::Allowed).unwrap()));
+        assert_eq!(SendAs::address("joe@example.org").unwrap().describe(), "joe@example.org");
+        let mut many = SendAs::parse((0..999).map(|n| format!("a{n}@b"))).unwrap();
+        assert_eq!(many.add(star.clone()), Ok(()));
+        assert_eq!(many.add(star), Err(SendAsError::TooMany));
     }
 
     #[test]

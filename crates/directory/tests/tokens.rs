@@ -49,7 +49,7 @@ fn now() -> u64 {
 
 fn claims() -> Value {
     json!({ "iss": "https://id.example.org", "aud": ["mail", "other"], "exp": now() + 600, "email": "Joe@example.org",
-            "scope": "openid smtp" })
+            "email_verified": true, "scope": "openid smtp" })
 }
 
 fn set(issuers: &[&Issuer]) -> String {
@@ -62,6 +62,7 @@ fn settings(keys: KeySource) -> OauthSettings {
         audiences: vec!["mail".into()],
         keys,
         claim: "email".into(),
+        verified_email: true,
         algorithms: vec![Algorithm::ES256],
         leeway: Duration::from_secs(60),
         scope: Some("smtp".into()),
@@ -163,6 +164,9 @@ async fn every_claim_counts() {
         ("email", json!(7)),
         ("email", json!("ann@example.org")),
         ("email_verified", json!(false)),
+        ("email_verified", json!("false")),
+        ("email_verified", json!(1)),
+        ("email_verified", Value::Null),
         ("scope", json!("openid smtps")),
     ] {
         let mut claims = claims();
@@ -177,6 +181,27 @@ async fn every_claim_counts() {
     late["exp"] = json!(now() - 30);
     assert!(house.oauthbearer("", &issuer.sign(&late)).await.is_ok(), "within the leeway");
     assert_eq!(house.oauthbearer("", &stranger.sign(&claims())).await, Err(AuthFailure::Credentials));
+}
+
+#[tokio::test]
+async fn an_address_that_is_not_called_verified_counts_only_where_that_is_said() {
+    let issuer = Issuer::new("one");
+    let lax = House::of_file(&[&issuer], |settings| settings.verified_email = false);
+    let mut silent = claims();
+    silent.as_object_mut().unwrap().remove("email_verified");
+    assert!(lax.oauthbearer("", &issuer.sign(&silent)).await.is_ok());
+    let with = |verified| {
+        let mut claims = claims();
+        claims["email_verified"] = verified;
+        issuer.sign(&claims)
+    };
+    assert_eq!(lax.oauthbearer("", &with(json!(false))).await, Err(AuthFailure::Credentials));
+    let strict = House::of_file(&[&issuer], |_| {});
+    assert!(strict.oauthbearer("", &with(json!("true"))).await.is_ok());
+    // Other claims are not about addresses.
+    let other = House::of_file(&[&issuer], |settings| settings.claim = "upn".into());
+    silent["upn"] = json!("joe@example.org");
+    assert!(other.oauthbearer("", &issuer.sign(&silent)).await.is_ok());
 }
 
 #[tokio::test]

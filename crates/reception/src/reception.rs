@@ -415,6 +415,13 @@ impl Shared {
         counts.then(|| Turned { reason: "banned", reply: ban.reply(address) })
     }
 
+    /// The reply that ends the session of a client whom an operator has banned.
+    pub(crate) fn banned_by_hand(&self, address: IpAddr) -> Option<Reply> {
+        let ban = self.books().bans.on(address, self.clock.now()).filter(|ban| !ban.is_for_failures())?;
+        // RFC 5321 §3.8: only 421 ends a session that has begun.
+        Some(Reply::new(421, EnhancedCode::new(4, 7, 1), ban.reply(address).text()))
+    }
+
     pub(crate) fn books(&self) -> &Books {
         self.books.get_or_init(|| Books::in_memory(&self.metrics))
     }

@@ -28,6 +28,8 @@ pub struct OauthSettings {
     pub keys: KeySource,
     /// The claim that names the account.
     pub claim: String,
+    /// Whether a claim `email` counts only if `email_verified` says so.
+    pub verified_email: bool,
     /// The signatures that count.
     pub algorithms: Vec<Algorithm>,
     /// How far clocks may differ.
@@ -127,9 +129,13 @@ impl Oauth {
             return invalid(format!("it does not hold the scope {wanted}"));
         }
         let claim = &self.settings.claim;
-        // OpenID Connect Core §5.1: an address that nobody has verified may be anybody's.
-        if claim == "email" && claims.get("email_verified").is_some_and(|verified| *verified != Value::Bool(true)) {
-            return invalid("its address is not verified".to_owned());
+        // OpenID Connect Core §5.1: an address that nobody has verified may be anybody's. Some issuers write the truth as text.
+        let verified = match claims.get("email_verified") {
+            Some(verified) => *verified == Value::Bool(true) || verified.as_str() == Some("true"),
+            None => !self.settings.verified_email,
+        };
+        if claim == "email" && !verified {
+            return invalid("it does not say that its address is verified".to_owned());
         }
         match claims.get(claim).and_then(Value::as_str) {
             Some(name) if !name.is_empty() => Ok(name.to_owned()),

@@ -11,8 +11,9 @@ use std::time::Duration;
 use tracing::error;
 
 use crate::Unavailable;
-use crate::account::Account;
+use crate::account::{Account, AccountLimits, Limit};
 use crate::directory::Record;
+use crate::names::normalise;
 use crate::password::{Credentials, Hash, Password, Verifier};
 use crate::send_as::SendAs;
 use crate::trust::TrustError;
@@ -22,7 +23,8 @@ use crate::trust::TrustError;
 pub struct SqlSettings {
     /// The data base.
     pub database: Database,
-    /// The query. `$1` stands for the account's name; the columns `hash`, `scram`, `addresses` and `disabled` count.
+    /// The query. `$1` stands for the account's name; the columns `hash`, `scram`, `name`, `addresses`, `disabled` and
+    /// those that are named like a [`Limit`] count.
     pub query: String,
     /// How long an answer may take.
     pub timeout: Duration,
@@ -64,10 +66,12 @@ pub enum SqlAccounts {
 /// What the query said of an account.
 #[derive(Debug, Default)]
 pub struct Row {
+    name: Option<String>,
     hash: Option<String>,
     scram: Option<String>,
     addresses: Option<Vec<String>>,
     disabled: bool,
+    limits: AccountLimits,
 }
 
 impl SqlSettings {
@@ -110,20 +114,30 @@ impl SqlAccounts {
 }
 
 impl Row {
-    fn to_record(&self, name: &str) -> Result<Record, String> {
-        let wrong = |column: &str, error: &dyn fmt::Display| format!("column `{column}` of `{name}`: {error}");
+    /// The account that was found by the name `asked`.
+    fn to_record(&self, asked: &str) -> Result<Record, String> {
+        let wrong = |column: &str, error: &dyn fmt::Display| format!("column `{column}` of `{asked}`: {error}");
+        let name = normalise(self.name.as_deref().unwrap_or(asked)).map_err(|error| wrong("name", &error))?;
         let hash = self.hash.as_deref().map(Hash::parse).transpose().map_err(|error| wrong("hash", &error))?;
         let scram = self.scram.as_deref().map(Verifier::parse).transpose().map_err(|error| wrong("scram", &error))?;
         let send_as = match &self.addresses {
             Some(rules) => SendAs::parse(rules).map_err(|error| wrong("addresses", &error))?,
-            None => SendAs::own(name),
+            None => SendAs::own(&name),
         };
         Ok(Record {
-            account: Arc::new(Account { send_as, ..Account::plain(name) }),
+            account: Arc::new(Account { name, send_as, limits: self.limits.if_any(), hide_client: None }),
             credentials: Arc::new(Credentials::new(hash, scram, Vec::new())),
             disabled: self.disabled,
             app_passwords_only: false,
         })
+    }
+
+    /// Sets a limit; a number that cannot be one is told.
+    fn limit(&mut self, limit: Limit, most: Option<i64>) -> Result<(), String> {
+        let Some(most) = most else { return Ok(()) };
+        let most = u32::try_from(most).map_err(|_| format!("column `{}`: {most} is no limit", limit.as_str()))?;
+        self.limits.set(limit, most);
+        Ok(())
     }
 }
 

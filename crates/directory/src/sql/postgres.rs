@@ -10,6 +10,7 @@ use tokio_postgres::{Config, Row as Found};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{Row, SqlError, is_true, listed};
+use crate::account::Limit;
 use crate::{trust, with_causes};
 
 /// Connections.
@@ -65,34 +66,49 @@ impl Postgres {
         let client = self.pool.get().await.map_err(with_causes)?;
         let statement = client.prepare_cached(&self.query).await.map_err(with_causes)?;
         let found = client.query_opt(&statement, &[&name]).await.map_err(with_causes)?;
-        found.map(|found| read(&found)).transpose().map_err(with_causes)
+        found.map(|found| read(&found)).transpose()
     }
 }
 
-fn read(found: &Found) -> Result<Row, tokio_postgres::Error> {
+fn read(found: &Found) -> Result<Row, String> {
     let mut row = Row::default();
     for (at, column) in found.columns().iter().enumerate() {
         match column.name() {
-            "hash" => row.hash = found.try_get(at)?,
-            "scram" => row.scram = found.try_get(at)?,
+            "name" => row.name = found.try_get(at).map_err(with_causes)?,
+            "hash" => row.hash = found.try_get(at).map_err(with_causes)?,
+            "scram" => row.scram = found.try_get(at).map_err(with_causes)?,
             "addresses" if matches!(*column.type_(), Type::TEXT_ARRAY | Type::VARCHAR_ARRAY) => {
-                row.addresses = found.try_get(at)?;
+                row.addresses = found.try_get(at).map_err(with_causes)?;
             }
-            "addresses" => row.addresses = found.try_get::<_, Option<String>>(at)?.map(|text| listed(&text)),
-            "disabled" => row.disabled = truth(found, at, column.type_())?,
-            _ => {}
+            "addresses" => row.addresses = text(found, at).map_err(with_causes)?.map(|text| listed(&text)),
+            "disabled" => row.disabled = truth(found, at, column.type_()).map_err(with_causes)?,
+            name => {
+                if let Some(limit) = Limit::named(name) {
+                    row.limit(limit, number(found, at, column.type_()).map_err(with_causes)?)?;
+                }
+            }
         }
     }
     Ok(row)
 }
 
+fn text(found: &Found, at: usize) -> Result<Option<String>, tokio_postgres::Error> {
+    found.try_get(at)
+}
+
 fn truth(found: &Found, at: usize, kind: &Type) -> Result<bool, tokio_postgres::Error> {
     Ok(match *kind {
         Type::BOOL => found.try_get::<_, Option<bool>>(at)?.unwrap_or(false),
-        Type::INT2 => found.try_get::<_, Option<i16>>(at)?.is_some_and(|number| number != 0),
-        Type::INT4 => found.try_get::<_, Option<i32>>(at)?.is_some_and(|number| number != 0),
-        Type::INT8 => found.try_get::<_, Option<i64>>(at)?.is_some_and(|number| number != 0),
-        _ => found.try_get::<_, Option<String>>(at)?.is_some_and(|text| is_true(&text)),
+        Type::INT2 | Type::INT4 | Type::INT8 => number(found, at, kind)?.is_some_and(|number| number != 0),
+        _ => text(found, at)?.is_some_and(|text| is_true(&text)),
+    })
+}
+
+fn number(found: &Found, at: usize, kind: &Type) -> Result<Option<i64>, tokio_postgres::Error> {
+    Ok(match *kind {
+        Type::INT2 => found.try_get::<_, Option<i16>>(at)?.map(i64::from),
+        Type::INT4 => found.try_get::<_, Option<i32>>(at)?.map(i64::from),
+        _ => found.try_get(at)?,
     })
 }
 

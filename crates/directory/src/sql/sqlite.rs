@@ -9,6 +9,7 @@ use rusqlite::{Connection, OpenFlags};
 use tokio::sync::Semaphore;
 
 use super::{Row, is_true, listed};
+use crate::account::Limit;
 
 /// Connections, and threads that wait for one.
 const MOST: usize = 4;
@@ -38,7 +39,7 @@ impl Sqlite {
             let place = Arc::clone(&self.places).acquire_owned().await.map_err(|error| error.to_string())?;
             // The place is held by the thread: a query that takes too long takes none from the others twice.
             let thread = tokio::task::spawn_blocking(move || {
-                let row = shared.row(&name).map_err(|error| error.to_string());
+                let row = shared.row(&name);
                 drop(place);
                 row
             });
@@ -49,11 +50,11 @@ impl Sqlite {
 }
 
 impl Shared {
-    fn row(&self, name: &str) -> rusqlite::Result<Option<Row>> {
+    fn row(&self, name: &str) -> Result<Option<Row>, String> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let connection = match idle {
             Some(connection) => connection,
-            None => self.connect()?,
+            None => self.connect().map_err(|error| error.to_string())?,
         };
         let row = self.ask(&connection, name)?;
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
@@ -72,34 +73,46 @@ impl Shared {
         Ok(connection)
     }
 
-    fn ask(&self, connection: &Connection, name: &str) -> rusqlite::Result<Option<Row>> {
-        let mut statement = connection.prepare_cached(&self.query)?;
+    fn ask(&self, connection: &Connection, name: &str) -> Result<Option<Row>, String> {
+        let told = |error: rusqlite::Error| error.to_string();
+        let mut statement = connection.prepare_cached(&self.query).map_err(told)?;
         let columns: Vec<String> = statement.column_names().map(str::to_owned).collect();
-        let mut rows = statement.query([name])?;
-        let Some(found) = rows.next()? else { return Ok(None) };
+        let mut rows = statement.query([name]).map_err(told)?;
+        let Some(found) = rows.next().map_err(told)? else { return Ok(None) };
         let mut row = Row::default();
         for (at, column) in columns.iter().enumerate() {
-            let value = found.get_ref(at)?;
-            match column.as_str() {
-                "hash" => row.hash = text(value)?,
-                "scram" => row.scram = text(value)?,
-                "addresses" => row.addresses = text(value)?.map(|text| listed(&text)),
-                "disabled" => {
-                    row.disabled = match value {
-                        ValueRef::Integer(number) => number != 0,
-                        value => text(value)?.is_some_and(|text| is_true(&text)),
-                    }
-                }
-                _ => {}
-            }
+            let value = found.get_ref(at).map_err(told)?;
+            read(&mut row, column, value)?;
         }
-        match rows.next()? {
+        match rows.next().map_err(told)? {
             None => Ok(Some(row)),
-            Some(_) => Err(rusqlite::Error::QueryReturnedMoreThanOneRow),
+            Some(_) => Err(told(rusqlite::Error::QueryReturnedMoreThanOneRow)),
         }
     }
 }
 
-fn text(value: ValueRef<'_>) -> rusqlite::Result<Option<String>> {
-    Ok(value.as_str_or_null()?.map(str::to_owned))
+/// What one column says.
+fn read(row: &mut Row, column: &str, value: ValueRef<'_>) -> Result<(), String> {
+    let text = || match value.as_str_or_null() {
+        Ok(text) => Ok(text.map(str::to_owned)),
+        Err(error) => Err(format!("column `{column}`: {error}")),
+    };
+    match column {
+        "name" => row.name = text()?,
+        "hash" => row.hash = text()?,
+        "scram" => row.scram = text()?,
+        "addresses" => row.addresses = text()?.map(|text| listed(&text)),
+        "disabled" => {
+            row.disabled = match value {
+                ValueRef::Integer(number) => number != 0,
+                _ => text()?.is_some_and(|text| is_true(&text)),
+            }
+        }
+        _ => {
+            if let Some(limit) = Limit::named(column) {
+                row.limit(limit, value.as_i64_or_null().map_err(|error| format!("column `{column}`: {error}"))?)?;
+            }
+        }
+    }
+    Ok(())
 }

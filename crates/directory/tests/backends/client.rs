@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use directory::{
-    AuthFailure, BackendSettings, CertificateAccount, ChannelFacts, Directory, Metrics, Secret, Settings, Step,
+    AuthFailure, BackendSettings, CertificateAccount, ChannelFacts, Directory, Exchange, Metrics, Secret, Settings,
+    Step,
 };
 use rsasl::prelude::{Mechname, SASLClient, SASLConfig};
 
@@ -49,6 +50,13 @@ pub fn is(name: &str) -> Outcome {
 pub async fn plain(directory: &Directory, name: &str, password: &str) -> Outcome {
     let mut exchange = directory.begin("PLAIN", facts()).expect("PLAIN");
     outcome(exchange.step(Some(format!("\0{name}\0{password}").as_bytes())).await)
+}
+
+/// An exchange by PLAIN that is over.
+pub async fn tried(directory: &Directory, name: &str, password: &str) -> Exchange {
+    let mut exchange = directory.begin("PLAIN", facts()).expect("PLAIN");
+    exchange.step(Some(format!("\0{name}\0{password}").as_bytes())).await;
+    exchange
 }
 
 pub async fn login(directory: &Directory, name: &str, password: &str) -> Outcome {

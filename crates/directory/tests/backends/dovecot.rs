@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use directory::{AuthFailure, BackendSettings, Directory, DovecotSettings};
 
-use crate::client::{self, external, facts, is, login, plain, scram};
+use crate::client::{self, external, facts, is, login, plain, scram, tried};
 use crate::peers::{Peer, is_root, libraries, listens_at, skipped, tree};
 
 const USERS: &str = "\
 joe@example.org:{PLAIN}pencil::::::
 ann@example.org:{PLAIN}pencil::::::send_as=ann@example.org,*@lists.example.org userdb_send_as=ann@example.org
 off@example.org:{PLAIN}pencil::::::nologin
+sales@example.org:{PLAIN}pencil::::::user=Joe@example.org messages_per_day=7
 ";
 
 struct Dovecot {
@@ -107,13 +108,26 @@ async fn dovecot_says_whose_password_it_is() {
 }
 
 #[tokio::test]
+async fn an_alias_is_the_account_that_dovecot_calls_it() {
+    let Some(dovecot) = Dovecot::start() else { return };
+    let directory = dovecot.directory();
+    let sales = tried(&directory, "Sales@example.org", "pencil").await;
+    let account = sales.admission().expect("it is let in").account.clone();
+    assert_eq!(account.name, "joe@example.org");
+    assert_eq!(account.limits.and_then(|limits| limits.messages_per_day), Some(7));
+    // A wrong password is held against whom Dovecot names.
+    let wrong = tried(&directory, "JOE@example.org", "pencils").await;
+    assert_eq!(wrong.counts_for(), Some("joe@example.org"));
+}
+
+#[tokio::test]
 async fn dovecot_is_asked_for_accounts_that_prove_themselves_otherwise() {
     let Some(dovecot) = Dovecot::start() else { return };
     let directory = dovecot.directory();
     assert_eq!(external(&directory, "joe@example.org").await, is("joe@example.org"));
     assert_eq!(external(&directory, "gone@example.org").await, Err(AuthFailure::Credentials));
-    let account = directory.account("ann@example.org").await.expect("an answer").expect("she has an account");
-    assert_eq!(account.send_as.describe(), "ann@example.org");
+    let ann = directory.by_certificate("ann@example.org").await.expect("an answer").expect("she has an account");
+    assert_eq!(ann.account.send_as.describe(), "ann@example.org");
 }
 
 #[tokio::test]

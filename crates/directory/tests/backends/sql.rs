@@ -8,9 +8,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use argon2::password_hash::PasswordHasher;
-use directory::{AuthFailure, BackendSettings, Database, Directory, Password, SqlSettings};
+use directory::{AccountLimits, AuthFailure, BackendSettings, Database, Directory, Password, SqlSettings};
 
-use crate::client::{self, external, facts, is, login, plain, scram};
+use crate::client::{self, external, facts, is, login, plain, scram, tried};
 use crate::peers::{Peer, certificates, free_port, is_root, libraries, listens, skipped};
 
 /// `pencil`, as PostgreSQL would keep it.
@@ -57,6 +57,31 @@ async fn judged(directory: &Directory) {
     assert!(matches!(plain(directory, "odd@example.org", "x").await, Err(AuthFailure::Unavailable(_))));
 }
 
+/// One name of several, and limits of its own.
+const ALIASES: &str = "SELECT hash, scram, limits.name, messages_per_day, recipients_per_hour \
+    FROM limits LEFT JOIN people ON people.name = limits.name WHERE limits.name = $1 OR alias = $1";
+
+/// What every data base must answer that knows accounts by several names.
+async fn aliases(directory: &Directory) {
+    for name in ["joe", "JOE@example.org"] {
+        let exchange = tried(directory, name, "pencil").await;
+        let account = &exchange.admission().expect("it is let in").account;
+        assert_eq!(
+            (account.name.as_str(), account.send_as.describe().as_str()),
+            ("joe@example.org", "joe@example.org")
+        );
+        assert_eq!(account.limits, Some(AccountLimits { messages_per_day: Some(7), ..Default::default() }));
+        assert_eq!(tried(directory, name, "wrong").await.counts_for(), Some("joe@example.org"), "{name}");
+        assert!(directory.still(exchange.admission().expect("it is in")).await.is_ok());
+    }
+    assert_eq!(scram(directory, "joe", "pencil").await, is("joe@example.org"));
+    assert_eq!(external(directory, "joe").await, is("joe@example.org"));
+    // What cannot be a limit or a name is the operator's to mend, and lets nobody in without it.
+    for broken in ["ann", "odd"] {
+        assert!(matches!(plain(directory, broken, "pencil").await, Err(AuthFailure::Unavailable(_))), "{broken}");
+    }
+}
+
 fn sqlite(path: PathBuf, query: &str) -> Directory {
     let timeout = Duration::from_secs(20);
     client::open(BackendSettings::Sql(SqlSettings {
@@ -84,6 +109,14 @@ async fn accounts_in_sqlite() {
     for wrong in ["SELECT", "SELECT hash FROM people", "SELECT hash FROM people WHERE name LIKE '%' OR name = $1"] {
         assert!(unavailable(plain(&sqlite(path.clone(), wrong), "joe@example.org", "pencil").await), "{wrong}");
     }
+    connection
+        .execute_batch(
+            "CREATE TABLE limits (name TEXT, alias TEXT, messages_per_day INT, recipients_per_hour INT);
+             INSERT INTO limits VALUES ('joe@example.org', 'joe', 7, NULL), ('ann@example.org', 'ann', -1, NULL),
+                 ('a' || char(10) || 'b', 'odd', NULL, NULL);",
+        )
+        .expect("a table");
+    aliases(&sqlite(path.clone(), ALIASES)).await;
     let plain_only = sqlite(path, "SELECT hash, disabled FROM people WHERE name = $1");
     assert_eq!(plain_only.mechanisms(&facts()), ["PLAIN", "LOGIN"], "without verifiers there is no SCRAM");
 }
@@ -160,13 +193,21 @@ impl Postgres {
     }
 
     fn directory(&self, options: &str, authorities: &Path) -> Directory {
+        self.asked(options, authorities, QUERY)
+    }
+
+    fn directory_of(&self, query: &str) -> Directory {
+        self.asked("", &self.path("ca.pem"), query)
+    }
+
+    fn asked(&self, options: &str, authorities: &Path, query: &str) -> Directory {
         let database = Database::Postgres {
             url: format!("postgresql://admin@localhost:{}/postgres{options}", self.port),
             password: Some(Password::new("adminpw").expect("a password")),
             authorities: Some(authorities.to_owned()),
         };
         let timeout = Duration::from_secs(20);
-        client::open(BackendSettings::Sql(SqlSettings { database, query: QUERY.to_owned(), timeout }))
+        client::open(BackendSettings::Sql(SqlSettings { database, query: query.to_owned(), timeout }))
     }
 
     /// It may take a moment more to be ready than to listen.
@@ -226,6 +267,16 @@ async fn accounts_in_postgresql() {
         plain(&listed, "ann@example.org", "pencil").await.map(|ann| ann.1),
         Ok("ann@example.org, *@lists.example.org".into())
     );
+
+    admin
+        .batch_execute(
+            "CREATE TABLE limits (name text, alias text, messages_per_day int2, recipients_per_hour int8);
+             INSERT INTO limits VALUES ('joe@example.org', 'joe', 7, NULL), ('ann@example.org', 'ann', -1, NULL),
+                 (E'a\nb', 'odd', NULL, NULL)",
+        )
+        .await
+        .expect("a table");
+    aliases(&postgres.directory_of(ALIASES)).await;
 
     let elsewhere = tempfile::tempdir().expect("a folder");
     certificates(elsewhere.path());

@@ -76,9 +76,13 @@ pub struct Oauth {
     /// The issuer's keys, a JSON Web Key Set: an HTTPS URL, or a file. Keys are
     /// kept for an hour, and fetched again when a token names an unknown one.
     pub keys: String,
-    /// The claim that names the account. An `email` that the token calls unverified does not count.
+    /// The claim that names the account. An `email` counts only if `email_verified` is true.
     #[serde(default = "email")]
     pub claim: String,
+    /// Whether that holds; if not, an `email` counts also in tokens without `email_verified`, and whoever may choose an
+    /// address with the issuer comes in as its owner. One that is called unverified never counts.
+    #[serde(default = "yes")]
+    pub verified_email: bool,
     /// The signatures that count.
     #[serde(default = "algorithms")]
     pub algorithms: Listed<Algorithm>,
@@ -113,6 +117,10 @@ const LEEWAY_MOST: Period = minutes(60);
 
 fn email() -> String {
     "email".to_owned()
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn algorithms() -> Listed<Algorithm> {
@@ -174,6 +182,7 @@ impl Oauth {
             audiences: self.audience.0.clone(),
             keys,
             claim: self.claim.clone(),
+            verified_email: self.verified_email,
             algorithms: self.algorithms.0.iter().map(|one| (*one).into()).collect(),
             leeway: self.leeway.0,
             scope: self.scope.clone(),
@@ -256,6 +265,10 @@ fn tokens(oauth: &Oauth, accounts: &Accounts, places: &Places, problems: &mut Ve
             let path = format!("accounts.oauth.{key}");
             problems.push(places.problem(&path, format!("`{path}` must not be empty"), "no token says that"));
         }
+    }
+    if oauth.claim != email() && places.is_set("accounts.oauth.verified_email") {
+        let problem = places.problem("accounts.oauth.verified_email", "this is about the claim `email`", "");
+        problems.push(problem.help(format!("leave it out: `{}` names the account", oauth.claim)));
     }
     if oauth.leeway > LEEWAY_MOST {
         let problem = places.problem("accounts.oauth.leeway", "tokens would count long after their end", "");

@@ -1,8 +1,9 @@
 //! `[accounts.dovecot]`, `[accounts.ldap]` and `[accounts.sql]`: accounts that are kept elsewhere.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use directory::{Database, DovecotSettings, LdapFind, LdapSettings, Password, SqlSettings};
+use directory::{Database, DovecotSettings, LdapFind, LdapSettings, Limit, Password, SqlSettings};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -59,13 +60,39 @@ pub struct Ldap {
     /// Instead of `base` and `filter`: the entry's name, such as `uid={local},ou=people,dc=example,dc=org`.
     #[serde(default)]
     pub dn: Option<String>,
-    /// The attributes with the addresses that an account may send as, such as `mail`. Without any, or if an entry has
-    /// none: its own name.
+    /// The attribute that names an account, by whatever name it was found: limits, holds and logs go by it. It must
+    /// differ from entry to entry, and their owners must not be able to write it. An entry without it is named by its
+    /// DN.
+    #[serde(default = "uid")]
+    pub name: String,
+    /// The attributes with the addresses that an account may send as, such as `mail`: an entry that has none sends
+    /// nothing. May be left out if `name` is set: then an account sends as that.
     #[serde(default)]
     pub addresses: Vec<String>,
+    /// Whether patterns and domains count in these attributes, as they do in `send_as` of the accounts file. Who may
+    /// write an entry's attributes may then send as everybody.
+    #[serde(default)]
+    pub patterns: bool,
+    /// The attributes with an account's own limits.
+    #[serde(default)]
+    pub limits: LdapLimits,
     /// How long each answer may take.
     #[serde(default = "patience")]
     pub timeout: Period,
+}
+
+/// The attributes, if any, whose numbers are an account's own limits, in place of those of `[submission.limits]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LdapLimits {
+    /// Messages in an hour.
+    pub messages_per_hour: Option<String>,
+    /// Messages in a day.
+    pub messages_per_day: Option<String>,
+    /// Recipients in an hour.
+    pub recipients_per_hour: Option<String>,
+    /// Recipients in a day.
+    pub recipients_per_day: Option<String>,
 }
 
 /// Accounts in a data base, found by one query.
@@ -82,7 +109,9 @@ pub struct Sql {
     pub ca: Option<PathBuf>,
     /// The query, with `$1` for the account's name in lower case. Of its columns count `hash` (argon2, or as `scram`),
     /// `scram` (`SCRAM-SHA-256$…` as PostgreSQL writes it; without this column SCRAM is not offered), `addresses` (what
-    /// it may send as: a list, or a text with commas; NULL: its own name) and `disabled`.
+    /// it may send as: a list, or a text with commas; NULL: its own name), `disabled`, `name` (by what it is known if
+    /// `$1` finds it by several names) and its own limits: `messages_per_hour`, `messages_per_day`,
+    /// `recipients_per_hour`, `recipients_per_day`.
     pub query: String,
     /// How long an answer may take.
     #[serde(default = "patience")]
@@ -91,6 +120,10 @@ pub struct Sql {
 
 fn auth_client() -> PathBuf {
     "/run/dovecot/auth-client".into()
+}
+
+fn uid() -> String {
+    "uid".to_owned()
 }
 
 fn patience() -> Period {
@@ -122,7 +155,10 @@ impl Ldap {
             authorities: self.ca.clone(),
             bind,
             find,
+            name: self.name.clone(),
             addresses: self.addresses.clone(),
+            patterns: self.patterns,
+            limits: self.limits.to_settings(),
             timeout: self.timeout.0,
         })
     }
@@ -139,6 +175,20 @@ impl Ldap {
                 add("filter", "all accounts would have one entry", "`{name}` or `{local}` is missing")
             }
             _ => add("url", "how is an entry found?", "set either `dn`, or both `base` and `filter`"),
+        }
+        if self.addresses.is_empty() && !places.is_set("accounts.ldap.name") {
+            add("url", "what may these accounts send as?", "set `addresses`, such as [\"mail\"]");
+        }
+        if self.addresses.is_empty() && self.patterns {
+            add("patterns", "there are no `addresses` in which patterns could be", "");
+        }
+        let attributes = self.limits.all().into_iter().filter_map(|(_, attribute)| attribute.as_ref());
+        if std::iter::once(&self.name)
+            .chain(&self.addresses)
+            .chain(attributes)
+            .any(|attribute| !is_attribute(attribute))
+        {
+            add("url", "one of these attributes has a name that none can have", "such as \"mail\"");
         }
         if self.bind_dn.is_some() != self.bind_password_file.is_some() {
             add("bind_dn", "`bind_dn` and `bind_password_file` belong together", "one of them is missing");
@@ -157,6 +207,21 @@ impl Ldap {
         if address.scheme() != "ldap" && self.starttls {
             add("starttls", "STARTTLS begins in the clear", "it belongs to ldap://");
         }
+    }
+}
+
+impl LdapLimits {
+    fn all(&self) -> [(Limit, &Option<String>); 4] {
+        [
+            (Limit::MessagesPerHour, &self.messages_per_hour),
+            (Limit::MessagesPerDay, &self.messages_per_day),
+            (Limit::RecipientsPerHour, &self.recipients_per_hour),
+            (Limit::RecipientsPerDay, &self.recipients_per_day),
+        ]
+    }
+
+    fn to_settings(&self) -> BTreeMap<Limit, String> {
+        self.all().into_iter().filter_map(|(limit, attribute)| Some((limit, attribute.clone()?))).collect()
     }
 }
 
@@ -195,6 +260,11 @@ impl Sql {
             }
         }
     }
+}
+
+/// RFC 4512 §2.5: a name or a number, perhaps with options.
+fn is_attribute(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-.;".contains(c))
 }
 
 fn has_mark(template: &str) -> bool {

@@ -324,6 +324,12 @@ fn accounts_are_in_one_place_and_reached_safely() {
         ),
         ("[accounts.ldap]\nurl = \"http://a.test\"\ndn = \"uid={name}\"", "this is no URL of an LDAP server"),
         ("[accounts.ldap]\nurl = \"ldaps://a.test\"\ndn = \"uid={name}\"\nbind_dn = \"cn=x\"", "belong together"),
+        ("[accounts.ldap]\nurl = \"ldaps://a.test\"\ndn = \"uid={local}\"", "what may these accounts send as?"),
+        ("[accounts.ldap]\nurl = \"ldaps://a.test\"\ndn = \"uid={name}\"\nname = \"\"", "a name that none can have"),
+        (
+            "[accounts.ldap]\nurl = \"ldaps://a.test\"\ndn = \"uid={name}\"\nname = \"mail\"\npatterns = true",
+            "there are no `addresses`",
+        ),
         ("[accounts.sql]\nurl = \"sqlite:a.db\"\nquery = \"SELECT 1\"", "the query does not ask for one account"),
         ("[accounts.sql]\nurl = \"mysql://a\"\nquery = \"$1\"", "this is no data base that is known here"),
         ("[accounts.sql]\nurl = \"sqlite:a\"\nca = \"b\"\nquery = \"$1\"", "this means nothing for SQLite"),
@@ -333,7 +339,8 @@ fn accounts_are_in_one_place_and_reached_safely() {
     }
     for fine in [
         "[accounts.dovecot]",
-        "[accounts.ldap]\nurl = \"ldap://127.0.0.1\"\nbase = \"\"\nfilter = \"(mail={name})\"",
+        "[accounts.ldap]\nurl = \"ldap://127.0.0.1\"\nbase = \"\"\nfilter = \"(mail={name})\"\naddresses = [\"mail\"]",
+        "[accounts.ldap]\nurl = \"ldap://127.0.0.1\"\ndn = \"uid={local}\"\nname = \"mail\"\nlimits.messages_per_day = \"quota\"",
         "[accounts.sql]\nurl = \"postgresql://a@b/c\"\nquery = \"SELECT hash FROM people WHERE name = $1\"",
     ] {
         let listener = "[[listener]]\nname = \"s\"\naddress = \"127.0.0.1:587\"\nrole = \"submission\"\n";
@@ -364,6 +371,7 @@ fn values_that_make_no_sense_are_refused() {
         ),
         (&format!("{oauth}issuer = \"\""), "`accounts.oauth.issuer` must not be empty"),
         (&format!("{oauth}issuer = \"i\"\nclaim = \"\""), "`accounts.oauth.claim` must not be empty"),
+        (&format!("{oauth}issuer = \"i\"\nclaim = \"upn\"\nverified_email = false"), "this is about the claim `email`"),
         (&format!("{oauth}issuer = \"i\"\nleeway = \"1d\""), "tokens would count long after their end"),
         (&format!("{oauth}issuer = \"i\"\n[accounts.dovecot]"), "no token would let anybody in"),
         ("[mta_sts]\nmax_age = \"0s\"", "`mta_sts.max_age` must be longer than nothing"),

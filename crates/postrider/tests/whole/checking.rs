@@ -77,12 +77,14 @@ fn what_the_configuration_names_is_looked_at() {
         (certificates, "empty.pem"),
         (
             &format!(
-                "{listener}\n[accounts.ldap]\nurl = \"ldaps://a\"\ndn = \"uid={{name}}\"\nbind_dn = \"cn=x\"\nbind_password_file = \"absent\""
+                "{listener}\n[accounts.ldap]\nurl = \"ldaps://a\"\ndn = \"uid={{name}}\"\naddresses = [\"mail\"]\nbind_dn = \"cn=x\"\nbind_password_file = \"absent\""
             ),
             "the password in",
         ),
         (
-            &format!("{listener}\n[accounts.ldap]\nurl = \"ldaps://a\"\ndn = \"uid={{name}}\"\nca = \"absent.pem\""),
+            &format!(
+                "{listener}\n[accounts.ldap]\nurl = \"ldaps://a\"\ndn = \"uid={{name}}\"\naddresses = [\"mail\"]\nca = \"absent.pem\""
+            ),
             "cannot use the certificates in",
         ),
         (

@@ -4,11 +4,12 @@
 //! yes never is.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use directory::{Account, Admission, AuthFailure, CertificateAccount, ChannelFacts, Exchange, Step};
 use mail::{EnhancedCode, Event, Reply};
 use smtp::server::{Answer, Source};
+use tokio::time::Instant;
 
 use super::Driver;
 use crate::bans::{Consequence, Guesser};
@@ -36,7 +37,7 @@ pub(super) struct Login {
 struct Known {
     admission: Admission,
     /// When the directory said so last.
-    asked: Instant,
+    asked: std::time::Instant,
 }
 
 impl Login {
@@ -67,10 +68,10 @@ impl<S: Stream> Driver<S> {
             self.session.offer_mechanisms(mechanisms.into_iter().map(str::to_owned).collect());
         }
         let Some(CertificateAccount { account: name }) = facts.certificate else { return };
-        match self.shared.directory.account(&name).await {
-            Ok(Some(account)) => {
-                self.session.set_account(account.name.clone());
-                self.told_who(Admission::by_certificate(account), "certificate");
+        match self.shared.directory.by_certificate(&name).await {
+            Ok(Some(admission)) => {
+                self.session.set_account(admission.account.name.clone());
+                self.told_who(admission, "certificate");
             }
             Ok(None) => {
                 tracing::warn!(account = name, "a client's certificate stands for an account that there is not")
@@ -91,6 +92,9 @@ impl<S: Stream> Driver<S> {
     /// The client begins.
     pub(super) async fn auth(&mut self, mechanism: &str, initial: Option<&[u8]>) -> Answer {
         let ip = self.peer().ip();
+        if let Some(reply) = self.shut_out() {
+            return Answer::Reply(reply);
+        }
         // Whoever was banned meanwhile for what it tried on other connections has no further try on this one.
         if let Some(turned) = self.shared.banned(&self.gate, ip) {
             self.shared.metrics.connection_refused(turned.reason);
@@ -108,11 +112,12 @@ impl<S: Stream> Driver<S> {
         let Some(mut exchange) = self.login.exchange.take() else {
             return Answer::Reply(reply(454, 4, 7, 0, "this exchange is over, begin anew"));
         };
+        let since = Instant::now();
         // Boxed, as everything that is rare.
         match Box::pin(exchange.step(input)).await {
             // Counted now: whether it hears the refusal out is up to the client.
             Step::Challenge(challenge) if exchange.is_refused() => {
-                match Box::pin(self.count_failure(&exchange, &AuthFailure::Credentials)).await {
+                match Box::pin(self.count_failure(&exchange, &AuthFailure::Credentials, since)).await {
                     Some(last) => Answer::Reply(last),
                     None => {
                         self.login.exchange = Some(exchange);
@@ -130,7 +135,7 @@ impl<S: Stream> Driver<S> {
                 self.login.exchange = Some(exchange);
                 Answer::Authenticated { account: name, last }
             }
-            Step::Failed(failure) => Answer::Reply(Box::pin(self.auth_failed(&exchange, failure)).await),
+            Step::Failed(failure) => Answer::Reply(Box::pin(self.auth_failed(&exchange, failure, since)).await),
         }
     }
 
@@ -174,8 +179,17 @@ impl<S: Stream> Driver<S> {
         Some(reply(421, 4, 7, 0, &format!("{account} must log in again")))
     }
 
+    /// The end of a session whose address an operator has banned since it began.
+    pub(super) fn shut_out(&self) -> Option<Reply> {
+        let (listener, address) = (&self.gate.listener.name, self.peer().ip());
+        let reply = self.shared.banned_by_hand(address)?;
+        self.shared.metrics.refused("banned");
+        tracing::info!(listener, %address, reason = "banned", %reply, "refused");
+        Some(reply)
+    }
+
     /// Says no, after a while, and perhaps to the address as a whole.
-    async fn auth_failed(&mut self, exchange: &Exchange, failure: AuthFailure) -> Reply {
+    async fn auth_failed(&mut self, exchange: &Exchange, failure: AuthFailure, since: Instant) -> Reply {
         if let AuthFailure::Unavailable(error) = &failure {
             let (listener, address) = (&self.gate.listener.name, self.peer().ip());
             let (account, mechanism) = (exchange.tried(), exchange.mechanism().as_str());
@@ -186,18 +200,22 @@ impl<S: Stream> Driver<S> {
             // It was counted when it was told why.
             return refusal(&failure);
         }
-        self.count_failure(exchange, &failure).await.unwrap_or_else(|| refusal(&failure))
+        self.count_failure(exchange, &failure, since).await.unwrap_or_else(|| refusal(&failure))
     }
 
-    /// Counts a failed exchange and waits; the reply that ends the session if this was one too many.
-    async fn count_failure(&mut self, exchange: &Exchange, failure: &AuthFailure) -> Option<Reply> {
+    /// Counts a failed exchange and waits; the reply that ends the session if this was one too many. The wait begins with the
+    /// client's message and not with the verdict: how long that took, which may depend on who was named, is not to be heard.
+    async fn count_failure(&mut self, exchange: &Exchange, failure: &AuthFailure, since: Instant) -> Option<Reply> {
         let (listener, address) = (self.gate.listener.name.clone(), self.peer().ip());
-        let (account, mechanism) = (exchange.tried(), exchange.mechanism().as_str());
-        tracing::info!(listener, %address, account, mechanism, reason = failure.word(), "auth failed");
+        let (account, mechanism, reason) = (exchange.tried(), exchange.mechanism().as_str(), failure.word());
         self.login.failures += 1;
         if !matches!(failure, AuthFailure::Credentials | AuthFailure::Malformed) {
+            // In other words than a guess, for those who ban by what the log says.
+            tracing::info!(listener, %address, account, mechanism, reason, "login refused");
             return None;
         }
+        tracing::info!(listener, %address, account, mechanism, reason, "auth failed");
+        let account = exchange.counts_for();
         let settings = &self.gate.bans;
         let guesser = match self.session.peer().source {
             Source::Unknown => Guesser::Behind(address),
@@ -218,7 +236,7 @@ impl<S: Stream> Driver<S> {
                 reason: ban.reason.clone(),
             });
         }
-        self.wait_unless_ended(delay).await;
+        self.wait_unless_ended(since + delay).await;
         match ban {
             Some((_, ban)) => Some(ban.reply(address)),
             None if self.login.failures >= MOST_FAILURES => Some(reply(421, 4, 7, 0, "too many failed logins")),
@@ -226,10 +244,10 @@ impl<S: Stream> Driver<S> {
         }
     }
 
-    async fn wait_unless_ended(&mut self, delay: Duration) {
+    async fn wait_unless_ended(&mut self, until: Instant) {
         let mut stage = self.shared.stage.subscribe();
         tokio::select! {
-            () = tokio::time::sleep(delay) => {}
+            () = tokio::time::sleep_until(until) => {}
             _ = stage.wait_for(|stage| *stage >= Stage::Ended) => {}
         }
     }

@@ -13,6 +13,9 @@ use crate::submission::{Counted, Scrutiny, Sent, over_limit};
 impl<S: Stream> Driver<S> {
     /// May mail with this sender come in?
     pub(super) async fn sender(&mut self, sender: &Sender) -> Answer {
+        if let Some(reply) = self.shut_out() {
+            return Answer::Reply(reply);
+        }
         if let Some(reply) = Box::pin(self.ask_again()).await {
             return Answer::Reply(reply);
         }

@@ -7,12 +7,14 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use directory::file::AccountsFile;
-use directory::{BackendSettings, Directory, Password, Secret, SendAs};
+use directory::oauth::{Algorithm, KeySource, OauthSettings};
+use directory::{BackendSettings, Directory, DovecotSettings, Password, Secret, SendAs};
 use mail::{Act, Clock, Event, SystemClock, TlsDemand};
 use proptest::prelude::*;
 use reception::{Role, Settings, SpikeRule};
 use smtp::server::AuthOffer;
 use tls::{AcceptorSettings, Ask, ClientCertificates, ClientRule, Grant, Shown};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 use crate::secure::{BOTH, Secure, client, implicit, made, with};
 use crate::testing::{Client, Server, settings as plain_settings};
@@ -284,6 +286,100 @@ async fn a_banned_address_has_no_further_try_on_an_open_connection() {
 }
 
 #[tokio::test]
+async fn a_refused_token_counts_however_its_client_goes_on() {
+    let mut settings = settings();
+    settings.bans.failures = 3;
+    let server = Server::start_with(settings, believing());
+    for (number, goes_on) in ["*\r\n", "!\r\n", ""].into_iter().enumerate() {
+        let mut client = greeted(&server).await;
+        let token = BASE64_STANDARD.encode("n,,\u{1}auth=Bearer forged\u{1}\u{1}");
+        let expected = if number < 2 { "334 " } else { "421 4.7.0 too many failed logins" };
+        client.ask(&format!("AUTH OAUTHBEARER {token}\r\n"), expected).await;
+        match goes_on {
+            "" => drop(client),
+            words => drop(client.ask(words, "501 ").await),
+        }
+    }
+    assert_eq!(server.reception.bans().len(), 1);
+}
+
+/// A directory that knows an issuer of tokens, of which it will believe none.
+fn believing() -> Directory {
+    let folder = tempfile::tempdir().unwrap();
+    let backend = BackendSettings::File(folder.path().join("accounts.toml"));
+    let mut settings = directory::Settings::new(backend, Secret::random());
+    settings.oauth = Some(OauthSettings {
+        issuers: vec!["https://id.example.org".into()],
+        audiences: vec!["mail".into()],
+        keys: KeySource::File(folder.path().join("keys.json")),
+        claim: "email".into(),
+        verified_email: true,
+        algorithms: vec![Algorithm::ES256],
+        leeway: Duration::ZERO,
+        scope: None,
+        any_account: true,
+    });
+    let directory = Directory::new(directory::Metrics::default());
+    directory.configure(Some(settings)).unwrap();
+    directory
+}
+
+/// A Dovecot that refuses everybody: `slow` not before it is told to.
+fn refusing(socket: &Path, slow: Arc<tokio::sync::Notify>) -> Directory {
+    let listener = tokio::net::UnixListener::bind(socket).unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let slow = Arc::clone(&slow);
+            tokio::spawn(async move {
+                let (reading, mut writing) = stream.split();
+                writing.write_all(b"VERSION\t1\t1\nMECH\tPLAIN\nDONE\n").await.unwrap();
+                let mut lines = BufReader::new(reading).lines();
+                while let Ok(Some(line)) = lines.next_line().await {
+                    let Some((_, message)) = line.split_once("\tresp=") else { continue };
+                    if BASE64_STANDARD.decode(message).unwrap().starts_with(b"\0slow\0") {
+                        slow.notified().await;
+                    }
+                    writing.write_all(b"FAIL\t1\n").await.unwrap();
+                }
+            });
+        }
+    });
+    let settings = DovecotSettings { socket: socket.to_owned(), users: None, timeout: Duration::from_secs(20) };
+    let settings = directory::Settings::new(BackendSettings::Dovecot(settings), Secret::random());
+    let directory = Directory::new(directory::Metrics::default());
+    directory.configure(Some(settings)).unwrap();
+    directory
+}
+
+#[tokio::test]
+async fn how_long_a_password_takes_to_check_is_not_heard_in_the_refusal() {
+    const DELAY: Duration = Duration::from_millis(1200);
+    let folder = tempfile::tempdir().unwrap();
+    let slow = Arc::new(tokio::sync::Notify::new());
+    let mut settings = settings();
+    (settings.bans.delay, settings.bans.delay_most) = (DELAY, DELAY);
+    let server = Server::start_with(settings, refusing(&folder.path().join("socket"), Arc::clone(&slow)));
+    let (mut one, mut other) = (greeted(&server).await, greeted(&server).await);
+    let order = std::sync::Mutex::new(Vec::new());
+    let first = async {
+        one.ask(&plain("slow", "x"), "535 ").await;
+        order.lock().unwrap().push("slow");
+    };
+    let second = async {
+        tokio::time::sleep(DELAY / 2).await;
+        other.ask(&plain("quick", "x"), "535 ").await;
+        order.lock().unwrap().push("quick");
+    };
+    // When its verdict comes, the delay of the first is over; that of the second lasts for half of it.
+    let verdict = async {
+        tokio::time::sleep(DELAY).await;
+        slow.notify_one();
+    };
+    tokio::join!(first, second, verdict);
+    assert_eq!(order.into_inner().unwrap(), ["slow", "quick"]);
+}
+
+#[tokio::test]
 async fn a_session_has_five_guesses_and_the_spared_are_never_banned() {
     let mut settings = settings();
     settings.bans.failures = 1;
@@ -322,6 +418,24 @@ async fn an_account_that_is_shut_out_ends_its_open_sessions_and_one_that_changes
     bot.ask("MAIL FROM:<a@new.example.org>\r\n", "250 ").await;
     let mut again = greeted(&server).await;
     again.ask(&plain("anna@example.org", "pencil"), "535 5.7.13 ").await;
+}
+
+#[tokio::test]
+async fn a_ban_by_hand_ends_sessions_that_are_open() {
+    let server = start(settings());
+    let (mut known, mut new) = (logged_in(&server, "anna@example.org").await, greeted(&server).await);
+    let relay = Server::start(plain_settings());
+    let mut other = relay.connect().await.greeted().await;
+    let act = || Act { author: "root".to_owned(), reason: "spam".to_owned(), at: SystemClock.now() };
+    for reception in [&server.reception, &relay.reception] {
+        reception.ban("127.0.0.1".parse().unwrap(), None, act()).await.unwrap();
+    }
+    known.ask("MAIL FROM:<anna@example.org>\r\n", "421 4.7.1 127.0.0.1 is refused here").await;
+    new.ask(&plain("anna@example.org", "pencil"), "421 4.7.1 ").await;
+    assert!(known.is_over().await && new.is_over().await);
+    other.ask("MAIL FROM:<a@b.example>", "421 4.7.1 ").await;
+    other.expect_end().await;
+    assert_eq!((server.count(|m| &m.refused, "banned"), relay.count(|m| &m.refused, "banned")), (2, 1));
 }
 
 #[tokio::test]

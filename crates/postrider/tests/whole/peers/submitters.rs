@@ -185,12 +185,23 @@ s.login("anna@example.org", sys.argv[3])
 print(tries)
 "#;
 
+const SHUT_OUT: &str = r#"
+import smtplib, ssl, sys
+s = smtplib.SMTP_SSL(sys.argv[1], int(sys.argv[2]), "home.test", timeout=20, context=ssl._create_unverified_context(),
+                     source_address=("127.8.8.8", 0))
+try:
+    s.login("anna@example.org", sys.argv[3])
+    sys.exit("it was let in")
+except smtplib.SMTPAuthenticationError as refused:
+    assert refused.smtp_code == 535 and b"5.7.13" in refused.smtp_error, refused
+"#;
+
 #[test]
 fn guessing_is_stopped_and_the_owner_gets_in() {
     let Some(python) = tool("python3") else { return };
     let house = House::open("[bans]\nfailures = 4\nown_networks = true\ndelay = \"10ms\"\n");
     let (ip, port) = (house.implicit.ip().to_string(), house.implicit.port().to_string());
-    let tries = run(Command::new(python).args(["-c", GUESSES, &ip, &port, PASSWORD]));
+    let tries = run(Command::new(&python).args(["-c", GUESSES, &ip, &port, PASSWORD]));
     // Each login of this library tries PLAIN, then LOGIN.
     assert_eq!(tries.trim(), "2");
     let bans = house.json(&["ban", "list", "--json"]);
@@ -199,6 +210,11 @@ fn guessing_is_stopped_and_the_owner_gets_in() {
     let failed = house.server.event("auth failed");
     assert_eq!((&failed["address"], &failed["account"]), (&"127.9.9.9".into(), &"anna@example.org".into()));
     fail2ban_understands();
+    // Who knows the password and may not come in does not guess.
+    house.server.command(&["account", "disable", "anna@example.org"]).good();
+    run(Command::new(&python).args(["-c", SHUT_OUT, &ip, &port, PASSWORD]));
+    let refused = house.server.event("login refused");
+    assert_eq!((&refused["address"], &refused["reason"]), (&"127.8.8.8".into(), &"disabled".into()));
 
     // A ban is on disk.
     let setup = house.server.setup().clone();
@@ -230,6 +246,10 @@ fn fail2ban_understands() {
         (
             r#"host postrider[17]: 2026-11-21T10:00:00.123Z info  auth failed listener=submission address=203.0.113.9 reason=credentials"#,
             true,
+        ),
+        (
+            r#"2026-11-21T10:00:00.123Z info  login refused listener=submission address=203.0.113.9 account=x reason=disabled"#,
+            false,
         ),
         (
             r#"2026-11-21T10:00:00.123Z info  logged in listener=submission address=203.0.113.9 account="auth failed listener=x address=192.0.2.66""#,
