@@ -68,7 +68,7 @@ impl AccountError {
             Self::NoTerminal => Some("give it on standard input with --password-stdin, or say --generate".to_owned()),
             Self::Edit(EditError::NoAddress(_)) => Some("say --send-as, such as --send-as joe@example.org".to_owned()),
             Self::Edit(EditError::System { error, .. }) if error.kind() == io::ErrorKind::PermissionDenied => {
-                Some("run the command as root or as the server's user".to_owned())
+                Some("run the command as root, to whom the accounts' folder belongs".to_owned())
             }
             Self::Control(error) => error.cure(),
             Self::Short => Some("let it be made: --generate".to_owned()),
@@ -79,7 +79,7 @@ impl AccountError {
 
 /// Carries out a command.
 pub fn run(config: &Path, command: &AccountCommand) -> Result<(), AccountError> {
-    let loaded = config::load(config)?;
+    let loaded = config::load_to_obey(config)?;
     let socket = loaded.configuration.store.path.join(server::CONTROL_SOCKET);
     match command {
         AccountCommand::Usage { name, json } => return Ok(use_command::usage(&socket, name.as_deref(), *json)?),

@@ -24,7 +24,10 @@ pub fn run(path: &Path, json: bool) -> Result<ExitCode, ServeError> {
 
 /// The same, with what the machine and the files say that the configuration names, and what is worth knowing of them.
 fn look(loaded: Loaded) -> (Result<Loaded, Problems>, Vec<String>) {
-    let (mut found, mut notes) = become_the_user(&loaded);
+    // Before we are somebody else, who may not be able to see that.
+    let mut found = obeyed_by_root(&loaded);
+    let (more, mut notes) = become_the_user(&loaded);
+    found.extend(more);
     let (more, facts) = config::examine(&loaded.configuration, &loaded.places);
     found.extend(more);
     notes.extend(facts);
@@ -34,6 +37,14 @@ fn look(loaded: Loaded) -> (Result<Loaded, Problems>, Vec<String>) {
         true => (Err(problems), Vec::new()),
         false => (Ok(Loaded { configuration, places, warnings: problems }), notes),
     }
+}
+
+/// A server that root starts obeys only what nobody else can change; one that systemd starts as its user does not mind.
+fn obeyed_by_root(loaded: &Loaded) -> Vec<Problem> {
+    if loaded.configuration.user.is_none() || !nix::unistd::geteuid().is_root() {
+        return Vec::new();
+    }
+    config::obeyed_by_root(&loaded.places).into_iter().map(Problem::warning).collect()
 }
 
 /// Files are looked at as the server will see them: with the rights of its user, if we may become that.

@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
+use delivery::auth::SecretPlace;
 use mail::{Clock, SystemClock};
 
 use super::listener::TlsUse;
@@ -24,6 +25,7 @@ pub fn examine(configuration: &Configuration, places: &Places) -> (Vec<Problem>,
     examination.authorities();
     examination.accounts();
     examination.smart_hosts();
+    examination.secrets();
     examination.addresses();
     examination.folders();
     (examination.problems, examination.notes)
@@ -54,7 +56,7 @@ impl Examination<'_> {
                     let found = identity.facts();
                     self.notes.push(format!("certificate for {}, until {}", found.names.join(", "), found.not_after));
                     self.age(found, &path);
-                    self.openness(key, &path);
+                    self.openness(&format!("{path}.key"), "the key", key);
                     facts.push(found.clone());
                 }
                 Err(error) => {
@@ -80,10 +82,40 @@ impl Examination<'_> {
         self.doubt(&format!("{path}.chain"), message, "renew it");
     }
 
-    fn openness(&mut self, key: &Path, path: &str) {
-        if std::fs::metadata(key).is_ok_and(|file| file.mode() & 0o007 != 0) {
-            let message = format!("everybody on this machine can read the key {}", key.display());
-            self.doubt(&format!("{path}.key"), message, format!("chmod o= {}", key.display()));
+    /// Whether a secret can be read by those who need not.
+    fn openness(&mut self, path: &str, what: &str, file: &Path) {
+        if std::fs::metadata(file).is_ok_and(|file| file.mode() & 0o007 != 0) {
+            let file = file.display();
+            self.doubt(path, format!("everybody on this machine can read {what} {file}"), format!("chmod o= {file}"));
+        }
+    }
+
+    /// What nobody else on this machine may read.
+    fn secrets(&mut self) {
+        let configuration = self.configuration;
+        if let Some(key) = &configuration.acme.external_account_key {
+            self.openness("acme.external_account_key", "the key", key);
+        }
+        if let Some(accounts) = &configuration.accounts {
+            if let Some(file) = &accounts.file {
+                self.openness("accounts.file", "what recognises the passwords in", file);
+            }
+            if let Some(file) = accounts.ldap.as_ref().and_then(|ldap| ldap.bind_password_file.as_deref()) {
+                self.openness("accounts.ldap.bind_password_file", "the password in", file);
+            }
+            if let Some(file) = accounts.sql.as_ref().and_then(|sql| sql.password_file.as_deref()) {
+                self.openness("accounts.sql.password_file", "the password in", file);
+            }
+            if let Some(file) = accounts.sql.as_ref().and_then(|sql| sql.url.strip_prefix("sqlite:")) {
+                self.openness("accounts.sql.url", "what recognises the passwords in", Path::new(file));
+            }
+        }
+        for (at, route) in configuration.route.iter().enumerate() {
+            for (key, secret) in route.auth.iter().flat_map(|auth| auth.secrets()) {
+                if let SecretPlace::File(file) = secret {
+                    self.openness(&format!("route[{at}].auth.{key}"), "the secret in", &file);
+                }
+            }
         }
     }
 

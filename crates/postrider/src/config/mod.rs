@@ -35,6 +35,7 @@ mod tls_reports;
 mod tree;
 mod types;
 mod units;
+mod writers;
 
 use std::path::Path;
 
@@ -67,6 +68,21 @@ pub fn load(path: &Path) -> Result<Loaded, Problems> {
     let (mut sources, mut problems) = (Sources::default(), Vec::new());
     let root = tree::read(path, &mut sources, &mut problems);
     finish(root, sources, problems)
+}
+
+/// The same for somebody who does what it says: if that is root, nobody else may be able to change it.
+pub fn load_to_obey(path: &Path) -> Result<Loaded, Problems> {
+    let loaded = load(path)?;
+    let found = obeyed_by_root(&loaded.places);
+    if !nix::unistd::geteuid().is_root() || found.is_empty() {
+        return Ok(loaded);
+    }
+    Err(loaded.warnings.and(found))
+}
+
+/// What root would refuse to do as these files say.
+pub fn obeyed_by_root(places: &Places) -> Vec<Problem> {
+    writers::judge(places.sources())
 }
 
 /// Reads a text that lies in no file; `name` stands for the file in messages.

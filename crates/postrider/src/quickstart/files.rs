@@ -1,10 +1,11 @@
 //! Files that are made in one go: all of them, or none.
 
-use std::fs::{self, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, chown};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use serde::Serialize;
 
 /// Who owns what is made: a server that is started as root reads its secrets as somebody else.
@@ -45,8 +46,11 @@ impl Making {
             self.undo.push(folder.to_owned());
         }
         if new {
-            fs::set_permissions(path, Permissions::from_mode(mode))?;
-            give(path, owner)?;
+            // By the folder itself and not by its name, which somebody might lay on another meanwhile.
+            let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
+            let folder = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
+            folder.set_permissions(Permissions::from_mode(mode))?;
+            give(&folder, owner)?;
             sync_parent(path);
         }
         self.note(path, new, note);
@@ -61,8 +65,8 @@ impl Making {
                 // The umask may have taken what the mode gives.
                 file.set_permissions(Permissions::from_mode(mode))?;
                 file.write_all(text)?;
+                give(&file, owner)?;
                 file.sync_all()?;
-                give(path, owner)?;
                 sync_parent(path);
                 self.note(path, true, note);
                 Ok(true)
@@ -101,9 +105,9 @@ impl Drop for Making {
     }
 }
 
-fn give(path: &Path, owner: Option<Owner>) -> io::Result<()> {
+fn give(file: &File, owner: Option<Owner>) -> io::Result<()> {
     match owner {
-        Some(owner) => chown(path, Some(owner.uid), Some(owner.gid)),
+        Some(owner) => fchown(file, Some(owner.uid), Some(owner.gid)),
         None => Ok(()),
     }
 }

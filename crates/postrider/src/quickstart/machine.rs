@@ -68,9 +68,11 @@ pub fn user(plan: &Plan) -> Option<Finding> {
             "user",
             format!("there is no user `{name}`, and the server does not serve as root"),
             format!(
-                "{} && chown -R {name}: {} {}",
+                "{} && chgrp {name} {} {} && chown {name}: {} {}",
                 make_user(name, &plan.store),
                 plan.folder.display(),
+                plan.configuration().display(),
+                plan.accounts().display(),
                 plan.store.display()
             ),
         ),

@@ -145,7 +145,7 @@ fn same_server(plan: &Plan) -> Result<(), QuickstartError> {
     if !path.exists() {
         return Ok(());
     }
-    let there = config::load(&path).map_err(QuickstartError::Configuration)?.configuration;
+    let there = config::load_to_obey(&path).map_err(QuickstartError::Configuration)?.configuration;
     if there.hostname.0 == plan.hostname {
         return Ok(());
     }
@@ -153,12 +153,12 @@ fn same_server(plan: &Plan) -> Result<(), QuickstartError> {
 }
 
 fn write(plan: &Plan, account: Option<FirstAccount>) -> Result<Vec<Made>, QuickstartError> {
-    let (mut making, owner) = (Making::default(), plan.owner());
+    let (mut making, owner, obeyed) = (Making::default(), plan.owner(), plan.obeyed_owner());
     let failed = |path: PathBuf| move |error| QuickstartError::File { path, error };
-    making.folder(&plan.folder, 0o750, owner, "the configuration's folder").map_err(failed(plan.folder.clone()))?;
+    making.folder(&plan.folder, 0o750, obeyed, "the configuration's folder").map_err(failed(plan.folder.clone()))?;
     making.folder(&plan.store, 0o700, owner, "the queue's folder").map_err(failed(plan.store.clone()))?;
     let path = plan.configuration();
-    making.file(&path, plan.text().as_bytes(), 0o640, owner, "the configuration").map_err(failed(path))?;
+    making.file(&path, plan.text().as_bytes(), 0o640, obeyed, "the configuration").map_err(failed(path))?;
     let path = plan.accounts();
     match account {
         Some(account) => {
@@ -172,7 +172,7 @@ fn write(plan: &Plan, account: Option<FirstAccount>) -> Result<Vec<Made>, Quicks
             making.file(&path, NO_ACCOUNTS.as_bytes(), 0o600, owner, "the accounts, none yet").map_err(failed(path))?;
         }
     }
-    config::load(&plan.configuration()).map_err(QuickstartError::Configuration)?;
+    config::load_to_obey(&plan.configuration()).map_err(QuickstartError::Configuration)?;
     Ok(making.keep())
 }
 

@@ -81,6 +81,11 @@ impl Plan {
         self.user.as_ref().and_then(|user| user.owner)
     }
 
+    /// Who owns what root obeys: root alone, so that the server's user can read it and not change it.
+    pub fn obeyed_owner(&self) -> Option<Owner> {
+        self.owner().map(|owner| Owner { uid: 0, ..owner })
+    }
+
     /// All sockets that the server will listen on.
     pub fn sockets(&self) -> impl Iterator<Item = SocketAddr> + '_ {
         // The authority asks there whether the name is ours (RFC 8555 §8.3).

@@ -138,6 +138,10 @@ impl ServeError {
                  bind the port (systemd: AmbientCapabilities=CAP_NET_BIND_SERVICE)"
                     .to_owned(),
             ),
+            Self::Privileges(privileges::PrivilegesError::Foreign { folder, name }) => Some(format!(
+                "choose an empty folder for `store.path`; if it is meant for the queue: chown {name}: {}",
+                folder.display()
+            )),
             Self::Certificates(tls::CertificatesError::Identity(error))
             | Self::Settings(settings::SettingsError::Authorities(error)) => Some(error.cure()),
             Self::Reception(reception::ReceptionError::Bind { address, error, .. }) | Self::Web { address, error } => {
@@ -184,7 +188,7 @@ pub enum Root {
 /// Runs the server of a configuration file until it is told to stop.
 pub fn serve(path: &Path) -> Result<(), ServeError> {
     keep_private();
-    let loaded = config::load(path).map_err(ServeError::Configuration)?;
+    let loaded = config::load_to_obey(path).map_err(ServeError::Configuration)?;
     let prepared = Prepared::new(loaded, Some(path.to_owned()), Root::Refused)?;
     prepared.run(|_| {})
 }
@@ -215,9 +219,10 @@ impl Prepared {
         let web = security::open_web(configuration, &handed)?;
         if let Some(identity) = identity {
             let folder = &configuration.store.path;
-            identity.own(folder).map_err(ServeError::system(format!("give {} to the user", folder.display())))?;
+            identity.own(folder)?;
             identity.assume()?;
         }
+        privileges::keep_memory_private();
         Ok(Self { loaded, source, handed, reception, security, web, directory, intake, meters })
     }
 

@@ -1,5 +1,11 @@
 //! Who the server is: started as root, it becomes an ordinary user once its sockets are open.
 
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{MetadataExt, fchown};
+use std::path::{Path, PathBuf};
+
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Group, Uid, User, geteuid, initgroups, setgid, setuid};
 
@@ -25,6 +31,22 @@ pub enum PrivilegesError {
     /// Not started as root, and not that user either.
     #[error("only root can become `{0}`")]
     NotRoot(String),
+    /// Somebody's folder.
+    #[error("{} is not given to `{name}`: it belongs to somebody else, holds files, and is no store", folder.display())]
+    Foreign {
+        /// Which.
+        folder: PathBuf,
+        /// The user.
+        name: String,
+    },
+    /// The store's folder cannot be had.
+    #[error("cannot give {} to the user: {error}", folder.display())]
+    Folder {
+        /// Which.
+        folder: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
     /// The system refused.
     #[error("cannot become `{name}`: {error}")]
     Refused {
@@ -67,10 +89,20 @@ impl Identity {
         Ok(Some(Self { name: name.to_owned(), uid: found.uid, gid }))
     }
 
-    /// Gives the folder of a store to it, and makes the folder if need be.
-    pub fn own(&self, folder: &std::path::Path) -> std::io::Result<()> {
-        store::make_folder(folder)?;
-        std::os::unix::fs::chown(folder, Some(self.uid.as_raw()), Some(self.gid.as_raw()))
+    /// Gives the folder of a store to it, and makes the folder if need be. One that holds anything else is not given away.
+    pub fn own(&self, folder: &Path) -> Result<(), PrivilegesError> {
+        let failed = |error| PrivilegesError::Folder { folder: folder.to_owned(), error };
+        store::make_folder(folder).map_err(failed)?;
+        let opened = File::open(folder).map_err(failed)?;
+        let owner = opened.metadata().map(|facts| (facts.uid(), facts.gid())).map_err(failed)?;
+        let (uid, gid) = (self.uid.as_raw(), self.gid.as_raw());
+        if owner == (uid, gid) {
+            return Ok(());
+        }
+        if owner.0 != uid && !may_be_given(folder).map_err(failed)? {
+            return Err(PrivilegesError::Foreign { folder: folder.to_owned(), name: self.name.clone() });
+        }
+        fchown(&opened, Some(uid), Some(gid)).map_err(failed)
     }
 
     /// Becomes it, for good. Call it before there is a second thread: the system keeps identities per thread.
@@ -85,6 +117,21 @@ impl Identity {
             Ok(()) => Err(refused(nix::Error::EPERM)),
         }
     }
+}
+
+/// Whether a folder is empty, or a store's.
+fn may_be_given(folder: &Path) -> io::Result<bool> {
+    let mut empty = true;
+    for entry in fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("segment-") || matches!(&*name, "index.redb" | "tables.redb") {
+            return Ok(true);
+        }
+        // A disk of its own has this from the beginning.
+        empty &= name == "lost+found";
+    }
+    Ok(empty)
 }
 
 /// Who looks at the files of a configuration for `check`.
@@ -122,11 +169,55 @@ pub fn become_user(configuration: &Configuration) -> Result<Become, (&'static st
 }
 
 /// The command that makes the server's user.
-pub fn make_user(name: &str, store: &std::path::Path) -> String {
+pub fn make_user(name: &str, store: &Path) -> String {
     format!("useradd --system --home-dir {} --shell /usr/sbin/nologin {name}", store.display())
+}
+
+/// What is in memory, passwords among it, does not get to the disk in a core dump, and nobody but root looks into it. To be
+/// called after the last change of identity, which undoes it.
+pub fn keep_memory_private() {
+    // A server without dumps is better than none: where the system does not let us, mail goes on.
+    let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    let _ = nix::sys::prctl::set_dumpable(false);
 }
 
 /// What the server makes is its own: nobody else may read it.
 pub fn keep_private() {
     umask(Mode::from_bits_truncate(0o077));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_given_away_only_if_it_is_empty_or_a_store() {
+        if !geteuid().is_root() {
+            return println!("skipped: only root can give folders to others");
+        }
+        let nobody = Identity::find(Some("nobody"), None).unwrap().unwrap();
+        let root = tempfile::tempdir().unwrap();
+        let folder = |name: &str, file: &str| {
+            let folder = root.path().join(name);
+            fs::create_dir(&folder).unwrap();
+            if !file.is_empty() {
+                fs::write(folder.join(file), "").unwrap();
+            }
+            folder
+        };
+        let owner = |folder: &Path| fs::metadata(folder).unwrap().uid();
+        for fine in [folder("empty", ""), folder("disk", "lost+found"), folder("store", "segment-00000000000000000001")]
+        {
+            nobody.own(&fine).unwrap();
+            assert_eq!(owner(&fine), nobody.uid.as_raw());
+        }
+        let foreign = folder("etc", "passwd");
+        assert!(matches!(nobody.own(&foreign), Err(PrivilegesError::Foreign { .. })));
+        assert_eq!(owner(&foreign), 0);
+        // Its own folder may hold what it likes.
+        std::os::unix::fs::chown(&foreign, Some(nobody.uid.as_raw()), None).unwrap();
+        nobody.own(&foreign).unwrap();
+        nobody.own(&root.path().join("new")).unwrap();
+        assert!(nobody.own(Path::new("/dev/null/store")).is_err());
+    }
 }

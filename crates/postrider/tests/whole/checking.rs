@@ -112,7 +112,9 @@ fn what_the_configuration_names_is_looked_at() {
 #[test]
 fn what_makes_mail_or_people_wait_is_a_warning() {
     let setup = Setup::new();
-    std::fs::write(setup.folder().join("keys.json"), "{}").expect("a file");
+    for name in ["keys.json", "open.secret"] {
+        std::fs::write(setup.folder().join(name), "{}").expect("a file");
+    }
     let route = "[[route]]\ndomains = \"*\"\nto = \"relay.test:587\"\n";
     let listener = "[[listener]]\nname = \"a\"\naddress = \"127.0.0.1:2587\"\nrole = \"submission\"\n";
     for (text, wanted) in [
@@ -134,6 +136,20 @@ fn what_makes_mail_or_people_wait_is_a_warning() {
             "no password can be checked now",
         ),
         (
+            &format!("{route}auth = {{ user = \"u\", password_file = \"open.secret\" }}"),
+            "everybody on this machine can read the secret in",
+        ),
+        (
+            &format!(
+                "{listener}[accounts.sql]\nurl = \"postgresql://a@b/c\"\nquery = \"$1\"\npassword_file = \"open.secret\""
+            ),
+            "everybody on this machine can read the password in",
+        ),
+        (
+            &format!("{listener}[accounts.sql]\nurl = \"sqlite:open.secret\"\nquery = \"$1\""),
+            "everybody on this machine can read what recognises the passwords in",
+        ),
+        (
             &"[mta_sts]\ndomains = [\"a.test\"]\nlisten = \"127.0.0.1:8443\"".to_owned(),
             "no certificate is for mta-sts.a.test: nobody can fetch the policy of a.test",
         ),
@@ -147,6 +163,40 @@ fn what_makes_mail_or_people_wait_is_a_warning() {
         assert!(output.err.contains(&format!("⚠ {wanted}")), "{text}: {wanted} in {}", output.err);
         output.good();
     }
+}
+
+#[test]
+fn root_obeys_only_what_nobody_else_can_change() {
+    if !is_root() {
+        return println!("skipped: only root can give files to others");
+    }
+    let setup = Setup::new();
+    let text =
+        "hostname = \"mx.test\"\nuser = \"nobody\"\n[accounts]\nfile = \"accounts.toml\"\n[store]\npath = \"queue\"\n";
+    let config = write(&setup, "postrider.toml", text);
+    let other = write(&setup, "inner.toml", "drain = \"1s\"\n");
+    std::fs::write(&config, format!("include = [\"inner.toml\"]\n{text}")).expect("a file");
+    let account = ["account", "add", "a@example.org", "--generate", "--config", &config];
+    postrider(&["check", "--config", &config]).good();
+    for file in [&config, &other] {
+        std::os::unix::fs::chown(file, Some(65534), None).expect("chown");
+        for words in [&["serve", "--config", &config][..], &account] {
+            let told = postrider(words).bad(78);
+            assert!(told.contains(&format!("others than root may write {file}")), "{told}");
+            assert!(told.contains("help: chown root"), "{told}");
+        }
+        let checked = postrider(&["check", "--config", &config]);
+        assert!(checked.err.contains("⚠ others than root may write"), "{}", checked.err);
+        checked.good();
+        std::os::unix::fs::chown(file, Some(0), None).expect("chown");
+    }
+    assert!(!setup.folder().join("queue").exists() && !setup.folder().join("accounts.toml").exists());
+    postrider(&account).good();
+    // What is somebody's is not given away.
+    std::fs::create_dir(setup.folder().join("queue")).expect("a folder");
+    std::fs::write(setup.folder().join("queue/thesis"), "").expect("a file");
+    let told = postrider(&["serve", "--config", &config]).bad(1);
+    assert!(told.contains("is no store") && told.contains("help: choose an empty folder"), "{told}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -64,6 +65,14 @@ fn an_empty_folder_becomes_a_server_that_its_first_account_can_use() {
     assert!(told["files"].as_array().is_some_and(|files| files.iter().all(|file| file["new"] == true)), "{told}");
     assert!(!out.contains(PASSWORD) && !err.contains(PASSWORD));
 
+    if is_root() {
+        // What root will obey belongs to root; the server's user reads it by its group.
+        for (name, mode) in [("etc", 0o750), ("etc/postrider.toml", 0o640), ("etc/accounts.toml", 0o600)] {
+            let facts = fs::metadata(folder.join(name)).expect("it is made");
+            let owner = if name.ends_with("accounts.toml") { 65534 } else { 0 };
+            assert_eq!((facts.uid(), facts.gid(), facts.mode() & 0o7777), (owner, 65534, mode), "{name}");
+        }
+    }
     let config = folder.join("etc/postrider.toml").display().to_string();
     let checked = postrider(&["check", "--config", &config]).good();
     assert!(checked.contains("postrider.toml"), "{checked}");
