@@ -16,6 +16,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{error, warn};
+use zeroize::Zeroizing;
 
 use crate::Unavailable;
 use crate::account::{Account, AccountLimits, Limit};
@@ -186,7 +187,7 @@ impl DovecotAccounts {
 impl Conversation {
     /// Hands on the client's next message.
     pub async fn step(&mut self, message: &[u8]) -> Result<Said, AuthFailure> {
-        let line = format!("CONT\t1\t{}\n", BASE64_STANDARD.encode(message));
+        let line = line_of("CONT\t1\t", message);
         let work = async {
             self.line.write(&line).await?;
             self.line.answer().await
@@ -231,17 +232,25 @@ impl Line {
 }
 
 /// `AUTH`; `resp` must stand last. TLS is always on: nothing is offered without.
-fn request(mechanism: Mechanism, peer: SocketAddr, initial: Option<&[u8]>) -> String {
-    let mut text = format!(
+fn request(mechanism: Mechanism, peer: SocketAddr, initial: Option<&[u8]>) -> Zeroizing<String> {
+    let text = format!(
         "AUTH\t1\t{mechanism}\tservice=smtp\tsecured\tfinal-resp-ok\trip={}\trport={}",
         peer.ip().to_canonical(),
         peer.port()
     );
-    if let Some(initial) = initial {
-        text.push_str("\tresp=");
-        text.push_str(&BASE64_STANDARD.encode(initial));
+    match initial {
+        Some(initial) => line_of(&(text + "\tresp="), initial),
+        None => Zeroizing::new(text + "\n"),
     }
-    text + "\n"
+}
+
+/// A line that ends with what the client said, which may be its password: it is wiped, and never moved while it grows.
+fn line_of(before: &str, message: &[u8]) -> Zeroizing<String> {
+    let mut line = Zeroizing::new(String::with_capacity(before.len() + message.len().div_ceil(3) * 4 + 1));
+    line.push_str(before);
+    BASE64_STANDARD.encode_string(message, &mut line);
+    line.push('\n');
+    line
 }
 
 /// What an answer means.
@@ -384,6 +393,15 @@ mod tests {
         assert_eq!(failure("OK\t1\tuser=joe\tnologin"), AuthFailure::Disabled);
         for temporary in ["FAIL\t1\tuser=joe\ttemp", "FAIL\t1\tcode=temp_fail", "OK\t1", "CONT\t1\t!"] {
             assert!(matches!(failure(temporary), AuthFailure::Unavailable(_)), "{temporary}");
+        }
+    }
+
+    #[test]
+    fn a_line_with_a_password_is_made_in_one_piece() {
+        for length in 0..5 {
+            let line = line_of("CONT\t1\t", &b"pencils"[..length]);
+            assert_eq!(line.len(), line.capacity());
+            assert_eq!(*line, format!("CONT\t1\t{}\n", BASE64_STANDARD.encode(&b"pencils"[..length])));
         }
     }
 

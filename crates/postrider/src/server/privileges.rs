@@ -125,11 +125,13 @@ fn may_be_given(folder: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(folder)? {
         let name = entry?.file_name();
         let name = name.to_string_lossy();
-        if name.starts_with("segment-") || matches!(&*name, "index.redb" | "tables.redb") {
+        // After a crash in the first moments there may be any one of these.
+        let ours = ["segment-", "spare-", "index.redb", "tables.", "quarantine", "directory.key"];
+        if ours.iter().any(|start| name.starts_with(start)) {
             return Ok(true);
         }
-        // A disk of its own has this from the beginning.
-        empty &= name == "lost+found";
+        // A disk of its own has the one from the beginning; the other says nothing.
+        empty &= matches!(&*name, "lost+found" | "lock");
     }
     Ok(empty)
 }

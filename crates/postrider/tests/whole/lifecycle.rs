@@ -27,6 +27,20 @@ fn the_queue_survives_a_stop_and_a_kill() {
 }
 
 #[test]
+fn memory_does_not_get_to_the_disk() {
+    let sink = Sink::start();
+    let server = Postrider::start(&Setup::to(&sink));
+    let facts = |name: &str| std::fs::read_to_string(format!("/proc/{}/{name}", server.pid())).expect("Linux tells");
+    let limits = facts("limits");
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a line");
+    assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
+    // The system shows it as root's if nobody else may look into it, whoever it runs as.
+    use std::os::unix::fs::MetadataExt;
+    let shown = std::fs::metadata(format!("/proc/{}/mem", server.pid())).expect("Linux tells");
+    assert_eq!(shown.uid(), 0);
+}
+
+#[test]
 fn a_second_server_does_not_share_the_store() {
     let sink = Sink::start();
     let server = Postrider::start(&Setup::to(&sink));
