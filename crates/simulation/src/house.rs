@@ -50,6 +50,9 @@ pub struct Gauges {
 /// Octets of content that the store may keep in memory.
 const CONTENT_MEMORY: u64 = 1 << 20;
 
+/// For so long a delivery may be in hand before a connection has it.
+const IN_HAND: Duration = Duration::from_secs(5);
+
 /// With fewer inodes no mail is taken.
 const FLOOR_INODES: u64 = 100;
 
@@ -170,7 +173,7 @@ fn options(large: bool) -> Options {
 pub fn settings(scene: &Scene) -> queue::Settings {
     let policy = &scene.world.plan.policy;
     let mut settings = queue::Settings::new(name("mail.postrider.example"));
-    settings.routes = ways::routes(&scene.world.plan, &scene.world.ways());
+    settings.routes = ways::routes(&scene.world.plan, &scene.world.ways().0);
     settings.retry = policy.retry.clone();
     if scene.world.options.planted == Some(Planted::RetryWithoutBound) {
         settings.retry.jitter = Jitter::new(0.5);
@@ -344,10 +347,22 @@ impl Granted {
         if !self.scene.life.is_over() {
             let now = self.scene.moment();
             self.scene.ledger().takes_off(assignment.id, &assignment.recipients, now);
+            self.goes_right(&assignment);
             self.scene.note(format_args!("{} goes out, attempt {}", assignment.id, assignment.attempt));
         }
         self.carried.insert((assignment.id, assignment.delivery), assignment.recipients.clone());
         assignment
+    }
+
+    /// What was not in hand when the configuration was read takes the way that it says.
+    fn goes_right(&self, assignment: &Assignment) {
+        let (ways, since) = self.scene.world.ways();
+        let mut ledger = self.scene.ledger();
+        let settled = ledger.age > since.max(ledger.disk_hurt) + IN_HAND;
+        let lane = &self.grant.target().lane.site;
+        if settled && ways::of_lane(lane).is_some_and(|(site, way)| ways[site] != way) {
+            ledger.fail("mail goes the way that is configured", format!("{} goes by {lane}", assignment.id));
+        }
     }
 
     fn lands(&self, id: MessageId, places: &[u32], told_of: bool) {

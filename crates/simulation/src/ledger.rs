@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use mail::{Envelope, Event, MessageId, Outcome, ReversePath, Timestamp};
 
+use crate::counts::Counts;
 use crate::plan::{Addressee, Mailing, Plan, Policy, Sender};
 use crate::reasons::Reasons;
 use crate::times::{Deferral, RECORDED, Rests};
@@ -142,47 +143,6 @@ pub struct Failure {
     pub age: Duration,
 }
 
-/// What is counted over a run.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Recipients of acknowledged messages.
-    pub accepted: u64,
-    /// Arrivals at hosts.
-    pub arrived: u64,
-    /// Of these, by LMTP.
-    pub by_lmtp: u64,
-    /// Of these, second and further ones, where a crash or a lost reply allows them.
-    pub duplicates: u64,
-    /// Reports that reached senders.
-    pub reports: u64,
-    /// Recipients taken out by operators.
-    pub removed: u64,
-    /// Deaths of the process.
-    pub deaths: u64,
-    /// Ends in order and in time.
-    pub stops: u64,
-    /// The configuration read anew.
-    pub reloads: u64,
-    /// Simulated time.
-    pub age: Duration,
-}
-
-impl Counts {
-    /// Adds another run's.
-    pub fn add(&mut self, other: &Counts) {
-        self.accepted += other.accepted;
-        self.arrived += other.arrived;
-        self.by_lmtp += other.by_lmtp;
-        self.duplicates += other.duplicates;
-        self.reports += other.reports;
-        self.removed += other.removed;
-        self.deaths += other.deaths;
-        self.stops += other.stops;
-        self.reloads += other.reloads;
-        self.age += other.age;
-    }
-}
-
 /// See the module's description.
 #[derive(Debug)]
 pub struct Ledger {
@@ -215,7 +175,7 @@ pub struct Ledger {
     /// Whether the world came to its end, and all was settled.
     pub closed: bool,
     /// Lives that ended in an orderly way, with everything written down.
-    orderly: BTreeSet<u32>,
+    pub(crate) orderly: BTreeSet<u32>,
 }
 
 /// The clocks at one moment.
@@ -549,17 +509,6 @@ impl Ledger {
                 state.landed = told_of.then_some((now.wall, now.jumps));
             }
         }
-    }
-
-    /// The process has come to an orderly end.
-    pub fn stopped(&mut self) {
-        self.counts.stops += 1;
-        self.orderly.insert(self.life);
-    }
-
-    /// When the process had read that a host took the message, in a life that came to an orderly end.
-    pub fn heard_in_order(&self, recipient: &Recipient) -> Option<Duration> {
-        self.orderly.iter().find_map(|life| recipient.heard_in(*life))
     }
 
     /// The process is gone: nothing of it flies.

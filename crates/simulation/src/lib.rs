@@ -24,6 +24,7 @@
 mod audit;
 mod clock;
 mod content;
+mod counts;
 mod disk;
 mod harm;
 mod host;
@@ -39,14 +40,16 @@ mod run;
 mod scene;
 mod sender;
 mod shrink;
+mod stop;
 mod talk;
 mod times;
 mod trace;
 mod watch;
 mod ways;
 
+pub use counts::Counts;
 pub use harm::Kind;
-pub use ledger::{Counts, Failure};
+pub use ledger::Failure;
 pub use plan::Options;
 pub use planted::Planted;
 pub use run::{Report, run};

@@ -15,14 +15,16 @@ use tokio::time::{sleep, timeout};
 
 use crate::audit;
 use crate::clock::SimClock;
+use crate::counts::Counts;
 use crate::harm::Harm;
 use crate::house::{self, House};
-use crate::ledger::{Counts, Failure, Hold};
+use crate::ledger::{Failure, Hold};
 use crate::life::{Death, Life};
 use crate::network::Places;
 use crate::plan::Options;
 use crate::scene::{Scene, World};
 use crate::sender;
+use crate::stop;
 use crate::watch::Watched;
 
 /// How a run went.
@@ -307,7 +309,7 @@ async fn inflict(scene: &Arc<Scene>, house: &Arc<House>, harm: &Harm, pause: &mu
         }
         Harm::Stop { limit, pause: length } => {
             *pause = *length;
-            stop(scene, house, *limit).await;
+            stop::stop(scene, house, *limit).await;
         }
         _ => befall(scene, harm),
     }
@@ -328,36 +330,13 @@ fn befall(scene: &Scene, harm: &Harm) {
         Harm::Hosts { site, often, lasts } => world.put_site(*site, *often, age + *lasts),
         Harm::Senders { often, lasts } => world.put_senders(*often, age + *lasts),
         // For those that start without a process: it will read the configuration when it starts.
-        Harm::Reload { ways } => world.put_ways(ways),
+        Harm::Reload { ways } => world.put_ways(ways, age),
         Harm::Death { .. } | Harm::Operator { .. } | Harm::Stop { .. } => {}
     }
 }
 
-/// Ends the process as a signal does, in the order of the server.
-async fn stop(scene: &Arc<Scene>, house: &Arc<House>, limit: Duration) {
-    let end = async {
-        let (_, quiet) = tokio::join!(house.reception.drain(limit), timeout(limit, house.queue.stop()));
-        house.store.clone().close().await;
-        quiet.is_ok()
-    };
-    // A full disk holds it up.
-    let quiet = tokio::select! {
-        biased;
-        quiet = end => quiet,
-        never = harm_passing(scene) => match never {},
-    };
-    if scene.life.is_over() {
-        return;
-    }
-    if quiet {
-        scene.ledger().stopped();
-    }
-    scene.note(format_args!("the process has ended{}", if quiet { "" } else { ", and cut deliveries off" }));
-    scene.life.stops();
-}
-
 /// Lets what lasts only for a while come to its end.
-async fn harm_passing(scene: &Arc<Scene>) -> Infallible {
+pub async fn harm_passing(scene: &Arc<Scene>) -> Infallible {
     loop {
         scene.world.let_pass(scene.clock.age());
         sleep(Duration::from_secs(1)).await;

@@ -40,7 +40,8 @@ pub struct World {
 struct Outside {
     disk: Disk,
     mailings: Vec<Progress>,
-    ways: Vec<Way>,
+    /// And since when.
+    ways: (Vec<Way>, Duration),
     dns: (DnsMood, Duration),
     senders: (usize, Duration),
     sites: Vec<SiteState>,
@@ -91,7 +92,7 @@ impl World {
         let outside = Outside {
             disk,
             mailings: plan.mailings.iter().map(progress).collect(),
-            ways: plan.ways.clone(),
+            ways: (plan.ways.clone(), Duration::ZERO),
             dns: Default::default(),
             senders: Default::default(),
             sites: vec![SiteState::default(); plan.sites.len()],
@@ -124,14 +125,14 @@ impl World {
         self.outside().disk = disk;
     }
 
-    /// Which way mail goes to each site, as the configuration says.
-    pub fn ways(&self) -> Vec<Way> {
+    /// Which way mail goes to each site, as the configuration says, and since when it does.
+    pub fn ways(&self) -> (Vec<Way>, Duration) {
         self.outside().ways.clone()
     }
 
-    /// The configuration says otherwise.
-    pub fn put_ways(&self, ways: &[Way]) {
-        self.outside().ways = ways.to_vec();
+    /// The configuration says otherwise from now on.
+    pub fn put_ways(&self, ways: &[Way], now: Duration) {
+        self.outside().ways = (ways.to_vec(), now);
     }
 
     /// How far a mailing is.

@@ -8,6 +8,7 @@ use store::Delivery;
 
 use crate::ledger::{Ledger, Moment, SLACK};
 use crate::plan::Plan;
+use crate::ways;
 
 /// An attempt that is put off.
 pub struct Deferral<'a> {
@@ -37,28 +38,24 @@ const AFTERMATH: Duration = Duration::from_secs(1800);
 /// The rests of all lanes, as the process told.
 #[derive(Debug)]
 pub struct Rests {
-    /// By domain, the name that the hosts of its site end in.
-    sites: BTreeMap<String, String>,
-    /// By that name, when the rests of this life end that are not over.
-    ends: BTreeMap<String, BTreeSet<Timestamp>>,
+    /// By domain, the place of its site in the plan.
+    sites: BTreeMap<String, usize>,
+    /// By that place, when the rests of this life end that are not over.
+    ends: BTreeMap<usize, BTreeSet<Timestamp>>,
 }
 
 impl Rests {
     /// Nothing rests.
     pub fn new(plan: &Plan) -> Self {
         let sites = plan.sites.iter().enumerate();
-        let domains =
-            sites.flat_map(|(at, site)| site.domains.iter().map(move |name| (name.clone(), format!("s{at}"))));
+        let domains = sites.flat_map(|(at, site)| site.domains.iter().map(move |name| (name.clone(), at)));
         Self { sites: domains.collect(), ends: BTreeMap::new() }
     }
 
     /// A lane rests until then.
     pub fn begin(&mut self, site: &Site, until: Timestamp, now: Timestamp) {
-        // Also in the name of a route's site: `hosts:h0.s1.example:25`, `lmtp:h0.s1.example:24`.
-        let mut words = site.as_str().split(|it: char| !it.is_ascii_alphanumeric());
-        let is_ours = |word: &&str| word.strip_prefix('s').is_some_and(|it| it.parse::<usize>().is_ok());
-        let Some(name) = words.find(is_ours) else { return };
-        let ends = self.ends.entry(name.to_owned()).or_default();
+        let Some((number, _)) = ways::of_lane(site) else { return };
+        let ends = self.ends.entry(number).or_default();
         ends.retain(|end| *end >= now);
         ends.insert(until);
     }
@@ -70,8 +67,8 @@ impl Rests {
 
     /// When the rests end of the lanes that lead to an address.
     fn of(&self, address: &str) -> impl Iterator<Item = Timestamp> {
-        let name = address.split_once('@').and_then(|(_, domain)| self.sites.get(domain));
-        name.and_then(|name| self.ends.get(name)).into_iter().flatten().copied()
+        let site = address.split_once('@').and_then(|(_, domain)| self.sites.get(domain));
+        site.and_then(|site| self.ends.get(site)).into_iter().flatten().copied()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Which way the mail of each site goes: to its mail exchanges, or by a route of the configuration. An operator changes
 //! that and has the configuration read anew.
 
-use mail::{Domain, Host, Randomness};
+use mail::{Domain, Host, Randomness, Site as LaneSite};
 use queue::{LmtpServer, Match, Route, SmartHost, To};
 
 use crate::plan::{Plan, Site};
@@ -20,6 +20,18 @@ pub enum Way {
 /// A way for each of so many sites.
 pub fn draw(random: &Randomness, sites: usize) -> Vec<Way> {
     (0..sites).map(|_| [Way::Exchanges, Way::Exchanges, Way::Hosts, Way::Lmtp][random.below(4)]).collect()
+}
+
+/// To which site, by its place in the plan, and by which way a lane leads.
+pub fn of_lane(site: &LaneSite) -> Option<(usize, Way)> {
+    let way = match site.as_str().split_once(':') {
+        Some(("lmtp", _)) => Way::Lmtp,
+        Some(("hosts", _)) => Way::Hosts,
+        _ => Way::Exchanges,
+    };
+    let mut words = site.as_str().split(|it: char| !it.is_ascii_alphanumeric());
+    let number = words.find_map(|word| word.strip_prefix('s')?.parse().ok())?;
+    Some((number, way))
 }
 
 /// The routing table for these ways.
