@@ -3,8 +3,8 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use dns::Resolve;
-use mail::{Assignment, AttemptReport, Clock, EnhancedCode, Fault, FaultSource, Randomness, Target, TlsDemand};
-use smtp::client::{Asks, Closed, Connection, Event, Security, Transaction, Verdict};
+use mail::{Assignment, AttemptReport, Clock, EnhancedCode, Fault, FaultSource, Protocol, Randomness, Target};
+use smtp::client::{Asks, Closed, Connection, Event, RequireTls, Security, Transaction, Verdict};
 use smtp::extensions::Extensions;
 use store::Store;
 use tls::report::SessionReports;
@@ -16,7 +16,7 @@ use crate::hosts::{Candidate, Hosts};
 use crate::job::Job;
 use crate::line::Line;
 use crate::metrics::Metrics;
-use crate::secure::{self, Unopened, Want};
+use crate::secure::{Unopened, Want};
 use crate::settings::Settings;
 use crate::work::Work;
 
@@ -414,7 +414,9 @@ impl Run<'_> {
     fn asks(&self, job: &Job) -> Asks {
         let envelope = &job.assignment.envelope;
         let mut asks = Asks::of(envelope, self.inner.clock.now());
-        asks.require_tls = secure::demand(self.target, envelope.tls) == TlsDemand::Required;
+        if self.target.protocol == Protocol::Lmtp {
+            asks.require_tls = RequireTls::No;
+        }
         asks
     }
 

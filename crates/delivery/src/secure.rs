@@ -2,9 +2,9 @@
 
 use std::io;
 
-use mail::{EnhancedCode, Fault, FoundBy, Protocol, Target, TlsDemand};
+use mail::{EnhancedCode, Envelope, Fault, FoundBy, Protocol, Target, TlsDemand};
 use rustls_pki_types::UnixTime;
-use smtp::client::{Event, NoTls, Security, Tls};
+use smtp::client::{Event, NoTls, RequireTls, Security, Tls};
 use tls::client::{Ask, Basis, Demand, Policy, Proof, Refusal, Secured, TlsFailure};
 use tls::report::{Failure, FailureType, PolicyApplied, TlsSession};
 
@@ -63,13 +63,15 @@ impl Want {
             (FoundBy::Recipients(_), Some(domain)) => FoundBy::Recipients(domain.clone()),
             (found, _) => found.clone(),
         };
-        Self { found, demand: demand(target, envelope.tls) }
+        Self { found, demand: demand(target, envelope) }
     }
 }
 
-/// What a message demands on this way. LMTP is the last step into a store of ours, where no demand leads any further.
-pub(crate) fn demand(target: &Target, demand: TlsDemand) -> TlsDemand {
-    if target.protocol == Protocol::Lmtp { TlsDemand::Default } else { demand }
+/// What a message demands of the lines it goes over. LMTP is the last step into a store of ours, where no demand leads any
+/// further. A report goes also where TLS proves nothing, or nobody would hear of the failure (RFC 8689 §4.2.1, §5).
+fn demand(target: &Target, envelope: &Envelope) -> TlsDemand {
+    let is_report = RequireTls::of(envelope) == RequireTls::WhereOffered;
+    if target.protocol == Protocol::Lmtp || is_report { TlsDemand::Default } else { envelope.tls }
 }
 
 impl Run<'_> {

@@ -199,6 +199,25 @@ async fn a_message_that_requires_tls_asks_for_it_and_for_a_host_that_keeps_it_up
 }
 
 #[tokio::test]
+async fn a_report_about_a_message_that_required_tls_asks_for_it_and_goes_without() {
+    let clear = TAKES.replace("<s@us.example>", "<>");
+    let asked = TAKES_REQUIRED.replace("<s@us.example>", "<>");
+    let certificate = Certificate::new("nobody knows it");
+    let secured = Peer::start_tls(&certificate, &[&script(&[STARTS, HELLO_REQUIRETLS, &asked, BYE])]).await;
+    for peer in [secured, Peer::start(&[&script(&[HELLO, &clear, BYE])]).await] {
+        let mut house = House::new();
+        let report = |envelope: &mut mail::Envelope| {
+            (envelope.tls, envelope.reverse_path) = (TlsDemand::Required, mail::ReversePath::Null);
+        };
+        house.queue(1, CONTENT.as_bytes(), report).await;
+        house.dns.mx("x.example", 10, "mx.x.example").host("mx.x.example", "127.0.0.1");
+        let story = house.run_target(exchanges(&[("mx.x.example", &peer)], TlsLevel::Dane)).await;
+        assert_eq!(story.only(), "0 delivered 250 taken");
+        peer.contents().await;
+    }
+}
+
+#[tokio::test]
 async fn a_message_that_requires_tls_does_not_use_a_line_that_proves_nothing() {
     let mut house = house(&["mx.x.example"]).await;
     house.queue(1, CONTENT.as_bytes(), |envelope| envelope.tls = TlsDemand::Required).await;

@@ -33,4 +33,4 @@ pub use connection::{Closed, Connection, Event, Timeouts};
 pub use content::DotStuffing;
 pub use output::Output;
 pub use security::{NoAuth, NoTls, Security, Tls};
-pub use transaction::{Asks, Lost, Shortfall, Transaction, Unfit, Verdict};
+pub use transaction::{Asks, Lost, RequireTls, Shortfall, Transaction, Unfit, Verdict};

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use mail::{BodyKind, ByMode, EnhancedCode, Envelope, Fault, Recipient, Reply, Timestamp, TlsDemand, Utf8};
+use mail::{
+    BodyKind, ByMode, EnhancedCode, Envelope, Fault, Recipient, Reply, ReversePath, Timestamp, TlsDemand, Utf8,
+};
 
 use crate::extensions::{Extensions, SizeOffer};
 use crate::params::{DeliverBy, MailParameters, RecipientParameters, Submitter};
@@ -27,14 +29,37 @@ pub struct Transaction {
 /// What is asked of the peer beside delivery.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Asks {
-    /// REQUIRETLS (RFC 8689): the peer must offer it.
-    pub require_tls: bool,
+    /// REQUIRETLS (RFC 8689).
+    pub require_tls: RequireTls,
     /// In what time delivery is due from now on (RFC 2852). The peer must offer it for messages that are to go back.
     pub deliver_by: Option<DeliverBy>,
     /// The priority (RFC 6710), told where it is offered.
     pub priority: i8,
     /// Who submitted it (RFC 4954 §5), told where AUTH is offered.
     pub(super) submitter: Option<Submitter>,
+}
+
+/// Whether the peer is to keep TLS up on the rest of the way (RFC 8689).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RequireTls {
+    /// That is not asked.
+    #[default]
+    No,
+    /// Where the peer offers it: a report is not lost for the want of it (§5).
+    WhereOffered,
+    /// A peer that does not offer it cannot take the message.
+    Always,
+}
+
+impl RequireTls {
+    /// What a message's envelope asks.
+    pub fn of(envelope: &Envelope) -> Self {
+        match (envelope.tls, &envelope.reverse_path) {
+            (TlsDemand::Required, ReversePath::Null) => Self::WhereOffered,
+            (TlsDemand::Required, ReversePath::Mailbox(_)) => Self::Always,
+            (TlsDemand::Default | TlsDemand::NotRequired, _) => Self::No,
+        }
+    }
 }
 
 /// What became of one recipient.
@@ -138,7 +163,7 @@ impl Unfit {
 impl Transaction {
     /// Whether a peer with these extensions can take it.
     pub fn check(&self, offered: &Extensions) -> Result<(), Shortfall> {
-        if self.asks.require_tls && !offered.require_tls {
+        if self.asks.require_tls == RequireTls::Always && !offered.require_tls {
             return Err(Shortfall::RequireTls);
         }
         if self.utf8 && !offered.utf8 {
@@ -165,7 +190,7 @@ impl Transaction {
             utf8: self.utf8,
             ret: self.envelope.ret.filter(|_| offered.dsn),
             envid: self.envelope.envid.clone().filter(|_| offered.dsn),
-            require_tls: self.asks.require_tls,
+            require_tls: self.asks.require_tls != RequireTls::No && offered.require_tls,
             deliver_by: self.asks.deliver_by.filter(|_| offered.deliver_by.is_some()),
             release: None,
             priority: Some(self.asks.priority).filter(|&priority| priority != 0 && offered.priority),
@@ -197,7 +222,7 @@ impl Asks {
     /// What the envelope of a message asks for that goes `now`.
     pub fn of(envelope: &Envelope, now: Timestamp) -> Self {
         Self {
-            require_tls: envelope.tls == TlsDemand::Required,
+            require_tls: RequireTls::of(envelope),
             deliver_by: envelope.deliver_by.map(|limit| DeliverBy::left(limit, now)),
             priority: envelope.priority,
             submitter: None,

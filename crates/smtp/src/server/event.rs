@@ -148,7 +148,7 @@ pub struct ContentFacts {
     pub eight_bit: bool,
     /// Whether there is one in the header section.
     pub eight_bit_header: bool,
-    /// Whether the header section says `TLS-Required: No` (RFC 8689 §5).
+    /// Whether the header section says `TLS-Required: No` (RFC 8689 §3).
     pub tls_optional: bool,
 }
 

@@ -38,7 +38,7 @@ enum Name {
     Settled,
 }
 
-/// A line that may be `TLS-Required: No` (RFC 8689 §5).
+/// A line that may be `TLS-Required: No` (RFC 8689 §3).
 #[derive(Debug, Default)]
 struct Wish {
     start: [u8; Self::ROOM],

@@ -123,7 +123,7 @@ impl Client {
     async fn published(&self, ask: &Ask<'_>) -> Result<Policy, Refusal> {
         let required = ask.demand == TlsDemand::Required;
         let only_dane = *ask.level == TlsLevel::DaneOnly;
-        // RFC 8689 §5: the sender would rather have it delivered. What the operator demands is not the sender's to lift.
+        // RFC 8689 §4.2.2: the sender would rather have it delivered. What the operator demands is not the sender's to lift.
         // Nobody is told: TLS reports go so, and must not call forth others.
         if ask.demand == TlsDemand::NotRequired && !only_dane {
             return Ok(Policy { applied: None, ..self.opportunistic(ask, PolicyApplied::NoPolicyFound) });

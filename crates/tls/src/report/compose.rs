@@ -82,7 +82,7 @@ impl<'a> Composed<'a> {
         &self.gzip
     }
 
-    /// The mail to one address. `TLS-Required: No` lets it arrive where TLS is what is broken (RFC 8460 §3, RFC 8689 §5).
+    /// The mail to one address. `TLS-Required: No` lets it arrive where TLS is what is broken (RFC 8460 §3, RFC 8689 §3).
     pub fn mail(&self, to: &Mailbox, now: Timestamp) -> ReportMail {
         let Self { submitter: Submitter { host, from, .. }, domain, id, .. } = self;
         // The id has 80 random bits: no part can hold it.

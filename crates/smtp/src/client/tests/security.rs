@@ -373,7 +373,8 @@ fn mail_line(asks: Asks, offers: &str, secure: bool) -> Result<String, Shortfall
 #[test]
 fn requests_go_along_where_they_are_offered() {
     let by = |seconds, mode| Some(DeliverBy { seconds, mode, trace: false });
-    let all = Asks { require_tls: true, deliver_by: by(60, ByMode::Return), priority: -3, ..Asks::default() };
+    let all =
+        Asks { require_tls: RequireTls::Always, deliver_by: by(60, ByMode::Return), priority: -3, ..Asks::default() };
     let offers = "250-REQUIRETLS\r\n250-DELIVERBY 60\r\n250-MT-PRIORITY\r\n";
     assert_eq!(mail_line(all.clone(), offers, true).unwrap(), " REQUIRETLS BY=60;R MT-PRIORITY=-3");
     // Whoever offers REQUIRETLS in clear has not understood it.
@@ -381,7 +382,7 @@ fn requests_go_along_where_they_are_offered() {
     assert_eq!(mail_line(all.clone(), "250-DELIVERBY\r\n", true), Err(Shortfall::RequireTls));
     let tls = Asks { deliver_by: None, ..all.clone() };
     assert_eq!(mail_line(tls, "250-REQUIRETLS\r\n", true).unwrap(), " REQUIRETLS");
-    let time = Asks { require_tls: false, ..all };
+    let time = Asks { require_tls: RequireTls::No, ..all };
     assert_eq!(mail_line(time.clone(), "250-DELIVERBY\r\n", false).unwrap(), " BY=60;R");
     assert_eq!(mail_line(time.clone(), "", true), Err(Shortfall::DeliverBy));
     let least = Shortfall::DeliverByTime { left: 60, least: 61 };
