@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, fchown};
 use std::path::{Path, PathBuf};
 
@@ -99,7 +100,7 @@ impl Identity {
         if owner == (uid, gid) {
             return Ok(());
         }
-        if owner.0 != uid && !may_be_given(folder).map_err(failed)? {
+        if owner.0 != uid && !may_be_given(&opened).map_err(failed)? {
             return Err(PrivilegesError::Foreign { folder: folder.to_owned(), name: self.name.clone() });
         }
         fchown(&opened, Some(uid), Some(gid)).map_err(failed)
@@ -120,9 +121,10 @@ impl Identity {
 }
 
 /// Whether a folder is empty, or a store's.
-fn may_be_given(folder: &Path) -> io::Result<bool> {
+fn may_be_given(folder: &File) -> io::Result<bool> {
     let mut empty = true;
-    for entry in fs::read_dir(folder)? {
+    // That very folder, whatever its name leads to by now.
+    for entry in fs::read_dir(format!("/proc/self/fd/{}", folder.as_raw_fd()))? {
         let name = entry?.file_name();
         let name = name.to_string_lossy();
         // After a crash in the first moments there may be any one of these.
