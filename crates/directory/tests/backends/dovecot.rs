@@ -84,6 +84,7 @@ fn configuration(folder: &Path, tree: &Path) -> String {
          protocols =\nssl = no\nlisten = 127.0.0.1\n\
          default_internal_user = daemon\ndefault_internal_group = daemon\ndefault_login_user = nobody\n\
          auth_mechanisms = plain login scram-sha-256\nauth_failure_delay = 0 secs\n\
+         auth_username_translation = %@\n\
          passdb {{\n  driver = passwd-file\n  args = {folder}/users\n}}\n\
          userdb {{\n  driver = passwd-file\n  args = {folder}/users\n  default_fields = uid=65534 gid=65534 home=/nonexistent\n}}\n\
          service auth {{\n  user = root\n  unix_listener auth-client {{\n    mode = 0666\n  }}\n  unix_listener auth-userdb {{\n    mode = 0666\n  }}\n}}\n"
@@ -116,7 +117,8 @@ async fn an_alias_is_the_account_that_dovecot_calls_it() {
     assert_eq!(account.name, "joe@example.org");
     assert_eq!(account.limits.and_then(|limits| limits.messages_per_day), Some(7));
     // A wrong password is held against whom Dovecot names.
-    let wrong = tried(&directory, "JOE@example.org", "pencils").await;
+    let wrong = tried(&directory, "joe%example.org", "pencils").await;
+    assert_eq!(wrong.tried(), Some("joe%example.org"));
     assert_eq!(wrong.counts_for(), Some("joe@example.org"));
 }
 
