@@ -50,6 +50,9 @@ pub struct Gauges {
 /// Octets of content that the store may keep in memory.
 const CONTENT_MEMORY: u64 = 1 << 20;
 
+/// How often at least the queue counts what it has in memory, and a little longer.
+const LOOKS: Duration = Duration::from_secs(11);
+
 /// For so long a delivery may be in hand before a connection has it.
 const IN_HAND: Duration = Duration::from_secs(5);
 
@@ -133,7 +136,8 @@ impl Gauges {
         let in_flight = u64::try_from(self.reception.in_flight_bytes.get()).unwrap_or(0);
         let content = self.store.status().content_memory;
         let mut ledger = scene.ledger();
-        if in_memory > policy.in_memory && !ledger.commanded {
+        let commanded = ledger.commanded || ledger.acted.is_some_and(|at| ledger.age <= at + LOOKS);
+        if in_memory > policy.in_memory && !commanded {
             ledger.fail("deliveries in memory keep to the limit", format!("{in_memory} of {}", policy.in_memory));
         }
         if in_flight > policy.in_flight {

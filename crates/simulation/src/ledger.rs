@@ -170,6 +170,8 @@ pub struct Ledger {
     pub life: u32,
     /// Whether an operator's command is being carried out: beyond its window the queue holds what that takes in hand.
     pub commanded: bool,
+    /// When the last command was over.
+    pub acted: Option<Duration>,
     /// Whether an operator is removing everything, also what comes meanwhile.
     pub removes_all: bool,
     /// Whether the world came to its end, and all was settled.
@@ -207,6 +209,7 @@ impl Ledger {
             disk_hurt: Duration::ZERO,
             life: 0,
             commanded: false,
+            acted: None,
             removes_all: false,
             closed: false,
             orderly: BTreeSet::new(),

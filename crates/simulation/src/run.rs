@@ -380,6 +380,7 @@ async fn command(scene: &Arc<Scene>, house: &Arc<House>, action: Action, selecti
     {
         let mut ledger = scene.ledger();
         (ledger.commanded, ledger.removes_all) = (false, false);
+        ledger.acted = Some(ledger.age);
     }
     let Ok(acted) = acted else { return };
     if removes && acted.changed + acted.in_flight + acted.busy == 0 {

@@ -62,6 +62,8 @@ fn what_was_found_once_is_not_found_again() {
         // The clock is set back, in a second life again, and the schedule must know its lead in the third.
         cut(19_393, 64, 64, &["routes", "stops"]),
         cut(19_393, 12, 10, &["kill", "disk", "dns", "operators", "routes", "stops"]),
+        // What commands took in hand was counted while they did, and looked at afterwards.
+        Options::seed(5_003_358),
     ];
     for options in worlds {
         let report = run(&options, false);
