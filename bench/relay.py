@@ -274,8 +274,9 @@ class Bench:
         options, medians = self.options, self.medians()
         two = set(options.servers) <= set(servers.ALL)
         scenario = f"{options.scenario} with STARTTLS" if options.tls else options.scenario
-        title = scenario if two else f"{scenario}, more servers"
-        picture = f"{options.scenario}{'-tls' if options.tls else ''}{'' if two else '-servers'}.svg"
+        core = options.cells == CELLS["core"]
+        title = scenario + (", core cells" if core else "") + ("" if two else ", more servers")
+        picture = f"{options.scenario}{'-tls' if options.tls else ''}{'-core' if core else ''}{'' if two else '-servers'}.svg"
         names = {name: SERVERS[name].name for name in options.servers}
         with open(os.path.join(HERE, picture), "w") as file:
             file.write(plot.draw(options.scenario, options.cells, names, medians, self.ceilings))
@@ -297,10 +298,11 @@ def replace_section(title, body):
     open(path, "w").write("".join(kept).rstrip() + f"\n\n## {title}\n\n{body}")
 
 
-def machine():
+def machine(folder=None):
+    """What it was measured on; `folder` lies on the disk that was."""
     model = re.search(r"(?m)^model name\s*:\s*(.+)$", open("/proc/cpuinfo").read())
     memory = int(re.search(r"MemTotal:\s+(\d+)", open("/proc/meminfo").read())[1]) / 2**20
-    kind = subprocess.run(["stat", "-f", "-c", "%T", tempfile.gettempdir()], capture_output=True, text=True).stdout.strip()
+    kind = subprocess.run(["stat", "-f", "-c", "%T", folder or tempfile.gettempdir()], capture_output=True, text=True).stdout.strip()
     return (f"{os.cpu_count()} cores ({model[1] if model else platform.machine()}) shared by generator, server and sink, "
             f"{memory:.0f} GiB, Linux {platform.release()}, {kind or 'unknown file system'}.")
 
@@ -311,7 +313,7 @@ def parse():
     parser.add_argument("--cells", default="core", help="core, some, all, or cells with commas between (default: core)")
     parser.add_argument("--servers", default="two", help=f"two (postfix and postrider), all, or some of {', '.join(SERVERS)} (default: two)")
     parser.add_argument("--rounds", type=int, default=3, help="measured runs of each server in each cell (default: 3)")
-    parser.add_argument("--seconds", type=float, default=4, help="about how long one run takes (default: 4)")
+    parser.add_argument("--seconds", type=float, default=10, help="about how long one run takes; below 5 Postfix is not at its full rate (default: 10)")
     parser.add_argument("--tls", action="store_true", help="STARTTLS both ways, for postfix and postrider")
     parser.add_argument("--write", action="store_true", help="put table and drawing into bench/")
     options = parser.parse_args()

@@ -62,7 +62,7 @@ def main():
     print(table(medians))
     if options.write:
         command = f"./dev bench {' '.join(['store', *sys.argv[1:]])}"
-        relay.replace_section("store", f"{time.strftime('%Y-%m-%d')}, `{command}`. {relay.machine()} Medians of {options.rounds} runs in turn, "
+        relay.replace_section("store", f"{time.strftime('%Y-%m-%d')}, `{command}`. {relay.machine(options.work)} Medians of {options.rounds} runs in turn, "
                               f"{options.writers} writers, {options.octets:,} octets each.\n\n{table(medians)}\n")
 
 
