@@ -52,7 +52,8 @@ impl Peer {
         let address = listener.local_addr().unwrap();
         let scripts: Vec<String> = scripts.iter().map(|&script| script.to_owned()).collect();
         let gate = Arc::new(Semaphore::new(0));
-        let mut followed = Followed { contents: Vec::new(), deaf: Vec::new(), gate: Arc::clone(&gate), acceptor };
+        let mut followed =
+            Followed { contents: Vec::new(), names: Vec::new(), deaf: Vec::new(), gate: Arc::clone(&gate), acceptor };
         let serving = tokio::spawn(async move {
             for script in scripts {
                 let (stream, _) = listener.accept().await.unwrap();
@@ -71,6 +72,12 @@ impl Peer {
     /// As a host of a target.
     pub fn host(&self, preference: u16) -> TargetHost {
         TargetHost::Address { address: self.address, preference }
+    }
+
+    /// The names that were asked for by SNI. All scripts must have been followed.
+    pub async fn names(self) -> Vec<String> {
+        assert!(self.serving.is_finished() || settled(&self.serving).await, "a script was not followed to its end");
+        self.serving.await.unwrap().names
     }
 
     /// The contents that it got. All scripts must have been followed.
@@ -94,6 +101,7 @@ async fn settled(serving: &JoinHandle<Followed>) -> bool {
 /// What the scripts have led to so far.
 struct Followed {
     contents: Vec<String>,
+    names: Vec<String>,
     deaf: Vec<BufReader<TcpStream>>,
     gate: Arc<Semaphore>,
     acceptor: Option<TlsAcceptor>,
@@ -113,6 +121,7 @@ impl Followed {
                     let acceptor = self.acceptor.clone().expect("a certificate");
                     // The client may not like it.
                     let Ok(stream) = acceptor.accept(stream.into_inner()).await else { return };
+                    self.names.extend(stream.get_ref().1.server_name().map(str::to_owned));
                     let mut stream = BufReader::new(stream);
                     for step in steps {
                         assert!(self.talk(&mut stream, step, script).await, "what is {step} inside TLS?");

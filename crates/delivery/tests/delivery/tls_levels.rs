@@ -71,6 +71,29 @@ async fn tls_is_used_where_it_is_offered() {
 }
 
 #[tokio::test]
+async fn the_host_is_asked_for_by_the_name_under_which_its_records_are() {
+    let certificate = Certificate::new("mx.x.example");
+    for (level, alias, name) in [
+        (TlsLevel::Opportunistic, None, "mx.x.example"),
+        (TlsLevel::Dane, None, "mx.x.example"),
+        (TlsLevel::Dane, Some("real.x.example"), "real.x.example"),
+    ] {
+        let mut house = house(&["mx.x.example"]).await;
+        let peer = Peer::start_tls(&certificate, &[&script(&[STARTS, HELLO_AGAIN, TAKES, BYE])]).await;
+        if let Some(alias) = alias {
+            house.dns.alias("mx.x.example", alias);
+        }
+        if level == TlsLevel::Dane {
+            tlsa(&house, name, &peer, fits(&certificate));
+        }
+        let story = house.run_target(exchanges(&[("mx.x.example", &peer)], level.clone())).await;
+        assert_eq!(story.only(), "0 delivered 250 taken");
+        assert_eq!(verified(&story), Some(if level == TlsLevel::Dane { Verified::DaneEe } else { Verified::No }));
+        assert_eq!(peer.names().await, [name]);
+    }
+}
+
+#[tokio::test]
 async fn tls_that_does_not_work_is_done_without_unless_it_is_demanded() {
     // Once more without a post-quantum key, then in clear.
     let broken = "S 220 mx\nC EHLO us.example\nS 250-mx\nS 250 STARTTLS\nC STARTTLS\nS 220 go\ncut\n";

@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use mail::Domain;
 
-use crate::{Addresses, Answer, LookUp, LookupError, MxAnswer, MxRecord, Resolve, TlsaRecord};
+use crate::{Addresses, Alias, Answer, LookUp, LookupError, MxAnswer, MxRecord, Resolve, TlsaRecord};
 
 /// Answers from a table at once. What is not in it does not exist. May be changed while it is in use; clones share it.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +26,7 @@ struct Entry {
     mx: Vec<MxRecord>,
     null_mx: bool,
     addresses: Vec<IpAddr>,
+    alias: Option<Domain>,
     tlsa: Vec<TlsaRecord>,
     texts: Vec<Vec<u8>>,
     points_to: Vec<Domain>,
@@ -51,6 +52,11 @@ impl Fixed {
     pub fn host(&self, name: &str, address: &str) -> &Self {
         let address = address.parse().expect("an IP address");
         self.change(name, |entry| entry.addresses.push(address))
+    }
+
+    /// The addresses of the name are those of another, whose alias it is.
+    pub fn alias(&self, name: &str, to: &str) -> &Self {
+        self.change(name, |entry| entry.alias = Some(domain(to)))
     }
 
     /// Adds a PTR record.
@@ -136,8 +142,15 @@ impl Resolve for Fixed {
     }
 
     fn addresses<'a>(&'a self, name: &'a Domain) -> BoxFuture<'a, Result<Addresses, LookupError>> {
-        let pick = |entry: &Entry| Some(entry.addresses.clone()).filter(|addresses| !addresses.is_empty());
-        let whole = |answer: Answer<_>| Addresses { ips: answer.found, secure: answer.secure, alias: None };
+        let pick = |entry: &Entry| {
+            let found = Some((entry.addresses.clone(), entry.alias.clone()));
+            found.filter(|(addresses, _)| !addresses.is_empty())
+        };
+        let whole = |Answer { found: (ips, alias), secure }: Answer<(Vec<IpAddr>, Option<Domain>)>| Addresses {
+            ips,
+            secure,
+            alias: alias.map(|to| Alias { to, secure }),
+        };
         std::future::ready(self.look_up(name, pick).map(whole)).boxed()
     }
 

@@ -161,6 +161,13 @@ pub fn pem(name: &str) -> (String, String) {
     (params.signed_by(&key, authority()).unwrap().pem(), key.serialize_pem())
 }
 
+/// The same without an authority.
+pub fn self_signed_pem(name: &str) -> (String, String) {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+    let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+    (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+}
+
 /// The authority that vouches for good certificates.
 pub fn roots() -> Arc<RootCertStore> {
     let certificate = authority_params().self_signed(authority().key()).unwrap();
