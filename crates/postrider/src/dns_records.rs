@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::config::{self, Configuration, Pattern, Problems};
 use crate::output;
-use crate::server::certificate_chains;
+use crate::server::{TLS_FOLDER, certificate_chains};
 
 /// The longest string of a TXT record (RFC 1035 §3.3).
 const LONGEST_STRING: usize = 255;
@@ -53,8 +53,8 @@ pub fn run(path: &Path, domain: Option<&Domain>, json: bool) -> Result<(), Recor
         return Err(RecordsError::NoDomain);
     }
     let mut records: Vec<Record> = domains.iter().flat_map(|domain| of_domain(configuration, domain)).collect();
-    let (keys, trouble) = keys(&certificate_chains(configuration), configuration.hostname.0.as_str());
-    records.extend(keys.iter().map(|key| tlsa(configuration, key)));
+    let (of_host, trouble) = of_host(configuration);
+    records.extend(of_host);
     for why in trouble {
         eprintln!("postrider: no TLSA record: {}", output::harmless(&why));
     }
@@ -75,19 +75,30 @@ pub fn run(path: &Path, domain: Option<&Domain>, json: bool) -> Result<(), Recor
 
 /// The records of a domain whose mail comes here.
 fn of_domain(configuration: &Configuration, domain: &Domain) -> Vec<Record> {
-    let host = &configuration.hostname.0;
-    let mut records = vec![Record {
+    let exchange = Record {
         name: domain.to_string(),
         kind: "MX",
-        value: format!("10 {host}."),
+        value: format!("10 {}.", configuration.hostname.0),
         purpose: format!("mail for {domain} comes to this server"),
-    }];
-    records.push(Record {
+    };
+    let mut records = vec![exchange, sender_policy(configuration, domain)];
+    records.extend(transport(configuration, domain));
+    records
+}
+
+/// Who may send in the domain's name (SPF, RFC 7208).
+pub fn sender_policy(configuration: &Configuration, domain: &Domain) -> Record {
+    Record {
         name: domain.to_string(),
         kind: "TXT",
         value: text(&spf(configuration)),
         purpose: format!("mail from {domain} leaves by this server (add what else sends in its name)"),
-    });
+    }
+}
+
+/// What others are told about TLS with the domain's servers.
+pub fn transport(configuration: &Configuration, domain: &Domain) -> Vec<Record> {
+    let (host, mut records) = (&configuration.hostname.0, Vec::new());
     if let Some(policy) = configuration.own_policies().get(domain) {
         let purpose = format!("who sends to {domain} finds its MTA-STS policy, mode {}", policy.mode);
         records.push(Record {
@@ -124,6 +135,23 @@ fn spf(configuration: &Configuration) -> String {
         }
     }
     text + " -all"
+}
+
+/// The records of the server itself: the keys of all its certificates, each once, and what keeps one from being told.
+pub fn of_host(configuration: &Configuration) -> (Vec<Record>, Vec<String>) {
+    let own = tls::Certificates::self_signed_files(&configuration.store.path.join(TLS_FOLDER)).0;
+    let chains = certificate_chains(configuration);
+    if chains == [own.clone()] {
+        // That would bind others to a key that is about to be replaced.
+        if !configuration.acme.names.is_empty() {
+            return (Vec::new(), vec!["[acme] has brought no certificate yet".to_owned()]);
+        }
+        if matches!(own.try_exists(), Ok(false)) {
+            return (Vec::new(), vec!["the server makes its certificate at its first start".to_owned()]);
+        }
+    }
+    let (keys, trouble) = keys(&chains, configuration.hostname.0.as_str());
+    (keys.iter().map(|key| tlsa(configuration, key)).collect(), trouble)
 }
 
 /// The digests of the keys of all certificates for the host, each once, and what kept one from being read.
@@ -190,6 +218,24 @@ mod tests {
         assert!(found[3].starts_with("_mta-sts.example.org TXT \"v=STSv1; id="), "{}", found[3]);
         assert_eq!(found[4], "_smtp._tls.example.org TXT \"v=TLSRPTv1; rua=mailto:tls%21x@example.org\"");
         assert_eq!(records(text, "example.net").len(), 3, "no policy is served for it");
+    }
+
+    #[test]
+    fn a_key_that_does_not_stay_or_is_not_there_yet_is_not_told() {
+        let store = tempfile::tempdir().unwrap();
+        let text = format!("hostname = \"mail.example.org\"\n[store]\npath = {:?}\n", store.path());
+        let told =
+            |more: &str| of_host(&config::load_text("test.toml", &format!("{text}{more}")).unwrap().configuration);
+        let (records, trouble) = told("");
+        assert!(records.is_empty() && trouble[0].contains("at its first start"), "{trouble:?}");
+        let (chain, key) = tls::Certificates::self_signed_files(&store.path().join(TLS_FOLDER));
+        let made = tls::self_signed(&["mail.example.org".to_owned()], None).unwrap();
+        std::fs::create_dir(store.path().join(TLS_FOLDER)).unwrap();
+        std::fs::write(chain, made.0).and_then(|()| std::fs::write(key, made.1)).unwrap();
+        let (records, trouble) = told("");
+        assert!(records[0].value.starts_with("3 1 1 ") && trouble.is_empty(), "{records:?} {trouble:?}");
+        let (records, trouble) = told("[acme]\nnames = [\"mail.example.org\"]\ncontact = [\"a@example.org\"]\n");
+        assert!(records.is_empty() && trouble[0].contains("[acme]"), "{records:?} {trouble:?}");
     }
 
     #[test]

@@ -4,11 +4,16 @@ use std::io::{self, IsTerminal, Write};
 
 /// Writes to standard output. A reader that has gone away (`| head`) is no error: there is nobody left to tell.
 pub fn print(text: impl AsRef<[u8]>) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_ref()).and_then(|()| out.flush()) {
+    match tell(text) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
         result => result,
     }
+}
+
+/// Writes to standard output what somebody must have read: a reader that has gone away is an error.
+pub fn tell(text: impl AsRef<[u8]>) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_ref()).and_then(|()| out.flush())
 }
 
 /// As [`print`](fn@print), with a line end behind.

@@ -23,18 +23,23 @@ pub struct FirstAccount {
 
 /// Asks for the first account as far as the command line does not say it. Nothing without a terminal and an answer.
 pub fn first_account(options: &Options, plan: &Plan) -> Result<Option<FirstAccount>, QuickstartError> {
-    let there = plan.accounts().exists();
+    let there = plan.accounts.as_ref().is_none_or(|path| path.exists());
     let Some(name) = (match &options.account {
         Some(name) => Some(name.clone()),
         None if there || !io::stdin().is_terminal() => None,
-        None => ask(&format!("Address of the first account, such as you@{} (empty: none): ", plan.domain))?,
+        None => ask(&format!(
+            "Address of the first account, such as you@{} (empty: none): ",
+            plan.domains.first().unwrap_or(&plan.domain)
+        ))?,
     }) else {
         return Ok(None);
     };
     let name = Mailbox::parse(&name, Utf8::Refused)
         .map_err(|error| QuickstartError::Account { name: name.clone(), why: error.to_string() })?;
-    if there {
-        return Err(QuickstartError::AccountsExist(plan.accounts()));
+    match &plan.accounts {
+        None => return Err(QuickstartError::NoAccounts(plan.configuration())),
+        Some(path) if there => return Err(QuickstartError::AccountsExist(path.clone())),
+        Some(_) => {}
     }
     let (password, generated) = password_from(&options.password)?;
     Ok(Some(FirstAccount { name, password, generated }))

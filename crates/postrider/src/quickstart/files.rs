@@ -37,8 +37,8 @@ pub struct Making {
 }
 
 impl Making {
-    /// Makes a folder with those above it. One that exists is left as it is.
-    pub fn folder(&mut self, path: &Path, mode: u32, owner: Option<Owner>, note: &str) -> io::Result<()> {
+    /// Makes a folder with those above it. One that exists is left as it is, and that is told.
+    pub fn folder(&mut self, path: &Path, mode: u32, owner: Option<Owner>, note: &str) -> io::Result<bool> {
         let missing: Vec<&Path> = path.ancestors().take_while(|folder| !folder.exists()).collect();
         let new = !missing.is_empty();
         for folder in missing.into_iter().rev().filter(|folder| !folder.as_os_str().is_empty()) {
@@ -46,15 +46,18 @@ impl Making {
             self.undo.push(folder.to_owned());
         }
         if new {
-            // By the folder itself and not by its name, which somebody might lay on another meanwhile.
-            let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
-            let folder = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
+            let folder = open_folder(path)?;
             folder.set_permissions(Permissions::from_mode(mode))?;
             give(&folder, owner)?;
             sync_parent(path);
         }
         self.note(path, new, note);
-        Ok(())
+        Ok(new)
+    }
+
+    /// Gives away a folder that was made here, once all is in it: before that nobody else can lay something in the way.
+    pub fn hand_over(&self, path: &Path, owner: Option<Owner>) -> io::Result<()> {
+        give(&open_folder(path)?, owner)
     }
 
     /// Makes a file that is whole on disk when this returns. One that exists is left as it is, and that is told.
@@ -85,13 +88,18 @@ impl Making {
         self.note(path, true, note);
     }
 
-    /// All is well: what was made stays.
-    pub fn keep(mut self) -> Vec<Made> {
-        self.undo.clear();
-        std::mem::take(&mut self.made)
+    /// What became of each path.
+    pub fn made(&self) -> &[Made] {
+        &self.made
     }
 
-    fn note(&mut self, path: &Path, new: bool, note: &str) {
+    /// All is well: what was made stays.
+    pub fn keep(mut self) {
+        self.undo.clear();
+    }
+
+    /// Tells of a path, and does nothing to it.
+    pub fn note(&mut self, path: &Path, new: bool, note: &str) {
         self.made.push(Made { path: path.to_owned(), new, note: note.to_owned() });
     }
 }
@@ -103,6 +111,12 @@ impl Drop for Making {
             let _ = if path.is_dir() { fs::remove_dir(path) } else { fs::remove_file(path) };
         }
     }
+}
+
+/// The folder itself and not its name, which somebody might lay on another meanwhile.
+fn open_folder(path: &Path) -> io::Result<File> {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW;
+    OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)
 }
 
 fn give(file: &File, owner: Option<Owner>) -> io::Result<()> {
@@ -141,9 +155,10 @@ mod tests {
         assert_eq!(fs::read_to_string(&there).unwrap(), "mine");
 
         let mut making = Making::default();
-        making.folder(&folder, 0o750, None, "").unwrap();
-        let made = making.keep();
-        assert!(folder.exists() && made[0].new);
+        assert!(making.folder(&folder, 0o750, None, "").unwrap());
+        assert!(making.made()[0].new);
+        making.keep();
+        assert!(folder.exists());
     }
 
     #[test]

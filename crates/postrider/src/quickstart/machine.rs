@@ -10,7 +10,8 @@ use mail::Domain;
 use serde::Serialize;
 use tokio::net::TcpStream;
 
-use super::plan::Plan;
+use super::plan::{Plan, sockets};
+use crate::config::Configuration;
 use crate::control::Client;
 use crate::server::{CONTROL_SOCKET, make_user};
 
@@ -72,17 +73,36 @@ pub fn user(plan: &Plan) -> Option<Finding> {
                 make_user(name, &plan.store),
                 plan.folder.display(),
                 plan.configuration().display(),
-                plan.accounts().display(),
+                plan.accounts.as_deref().unwrap_or(Path::new("")).display(),
                 plan.store.display()
             ),
         ),
     })
 }
 
+/// What was asked for, and is not so because a configuration is there.
+pub fn command_line(plan: &Plan, unheeded: &[&str]) -> Option<Finding> {
+    let path = plan.configuration();
+    let path = path.display();
+    (!unheeded.is_empty()).then(|| {
+        Finding::unsure(
+            "configuration",
+            format!("{path} stays as it is, and does not say what the command line says: {}", unheeded.join(", ")),
+            format!("change it in {path}, and look again"),
+        )
+    })
+}
+
+/// Nothing can be looked up at all.
+pub fn no_look_ups(why: &dyn std::fmt::Display) -> Finding {
+    let cure = "list name servers that answer in [dns] servers, best a resolver of your own: apt install unbound";
+    Finding::bad("name servers", format!("nothing can be looked up: {why}"), cure)
+}
+
 /// Whether the ports are free.
-pub fn ports(plan: &Plan) -> Vec<Finding> {
-    let running = is_running(&plan.store);
-    plan.sockets().map(|socket| port(socket, running)).collect()
+pub fn ports(configuration: &Configuration) -> Vec<Finding> {
+    let running = is_running(&configuration.store.path);
+    sockets(configuration).into_iter().map(|socket| port(socket, running)).collect()
 }
 
 fn port(socket: SocketAddr, running: bool) -> Finding {
@@ -132,8 +152,11 @@ pub fn is_running(store: &Path) -> bool {
 }
 
 /// Whether port 25 of others can be reached from here: many networks close it.
-pub async fn way_out(resolver: &dyn Resolve, probes: &[SocketAddr]) -> Finding {
-    let targets = if probes.is_empty() { mail_servers(resolver).await } else { probes.to_vec() };
+pub async fn way_out(resolver: Option<&dyn Resolve>, probes: &[SocketAddr]) -> Finding {
+    let targets = match resolver {
+        Some(resolver) if probes.is_empty() => mail_servers(resolver).await,
+        _ => probes.to_vec(),
+    };
     if targets.is_empty() {
         return Finding::unsure(
             "port 25 out",

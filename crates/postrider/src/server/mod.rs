@@ -46,7 +46,7 @@ pub use privileges::{Become, become_user, keep_private, make_user};
 pub use reporting::Reporting;
 pub use rooms::CONTROL_SOCKET;
 pub use security::TLS_FOLDER;
-pub use security::certificate_chains;
+pub use security::{certificate_chains, web_addresses};
 pub use settings::queue as queue_settings;
 
 /// Threads for calls that wait for the disk or take long. A thread for each of hundreds of reads would not make the disk

@@ -201,7 +201,7 @@ pub fn certificate_chains(configuration: &Configuration) -> Vec<PathBuf> {
         chains.extend([Acme::files(&folder.join(ACME_FOLDER)).0].into_iter().filter(|chain| chain.exists()));
     }
     if chains.is_empty() {
-        chains.push(Certificates::self_signed_chain(&folder));
+        chains.push(Certificates::self_signed_files(&folder).0);
     }
     chains
 }

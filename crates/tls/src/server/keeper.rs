@@ -140,9 +140,9 @@ impl Certificates {
         Self(Arc::new(Inner { identities, folder, hostname, clock, metrics, kept: Mutex::default() }))
     }
 
-    /// Where the certificate lies that is made where there is no other.
-    pub fn self_signed_chain(folder: &Path) -> PathBuf {
-        folder.join(SELF_SIGNED.0)
+    /// Where the certificate and its key lie that are made where there is no other.
+    pub fn self_signed_files(folder: &Path) -> (PathBuf, PathBuf) {
+        (folder.join(SELF_SIGNED.0), folder.join(SELF_SIGNED.1))
     }
 
     /// Reads all certificates; if one cannot be used, nothing is. Where there is none, a self-signed one is made.
@@ -280,7 +280,7 @@ impl Inner {
     /// The self-signed certificate in our folder; made, or made anew with the key that it had, where need be.
     fn self_signed(&self) -> Result<Pair, CertificatesError> {
         folder::make(&self.folder)?;
-        let (chain, key) = (self.folder.join(SELF_SIGNED.0), self.folder.join(SELF_SIGNED.1));
+        let (chain, key) = Certificates::self_signed_files(&self.folder);
         let mut pair = Pair { source: CertificateSource::SelfSigned, chain, key, seen: None, identity: None };
         pair.seen = pair.stamps().ok();
         pair.identity = Identity::from_files(&pair.chain, &pair.key).ok();

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 pub use client::Client;
 pub use line::Line;
-pub use server::{Output, Postrider, binary, open_to_everybody, postrider};
+pub use server::{Output, Postrider, binary, open_to_everybody, postrider, told};
 pub use setup::{Setup, is_root};
 pub use sink::{Mail, Script, Sink};
 

@@ -50,6 +50,14 @@ pub fn postrider(arguments: &[&str]) -> Output {
     }
 }
 
+/// What quickstart told in its stages, each a line of JSON, in one value.
+pub fn told(out: &str) -> Value {
+    let stages = out.lines().map(|line| serde_json::from_str::<Value>(line).expect("a line of JSON"));
+    let mut told = serde_json::Map::new();
+    stages.for_each(|stage| told.extend(stage.as_object().cloned().unwrap_or_default()));
+    told.into()
+}
+
 impl Output {
     /// What it printed, if it went well.
     pub fn good(self) -> String {

@@ -8,7 +8,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::name_servers::NameServers;
-use crate::harness::{Setup, own_address, postrider};
+use crate::harness::{Setup, own_address, postrider, told};
 
 /// A machine on which quickstart has been before, so that its configuration says whom to ask for names.
 struct Machine {
@@ -36,7 +36,7 @@ impl Machine {
         words.extend(["--listen", &address, "--address", &address, "--relay-port", "2525"]);
         words.extend(["--submissions-port", "2465", "--submission-port", "2587"]);
         words.extend(more);
-        serde_json::from_str(&postrider(&words).good()).expect("JSON")
+        told(&postrider(&words).good())
     }
 }
 
@@ -48,7 +48,7 @@ fn finding(told: &Value, subject: &str) -> (String, String) {
     (text("state"), format!("{}; {}", text("text"), text("cure")))
 }
 
-/// Each record's type with its state and with what is there instead.
+/// The type of each record that is looked at, with its state and with what is there instead.
 fn records(told: &Value) -> Vec<String> {
     let text = |record: &Value| {
         let found = record["state"]["found"].as_str().map(|found| format!(": {found}")).unwrap_or_default();
@@ -58,7 +58,8 @@ fn records(told: &Value) -> Vec<String> {
             record["state"]["state"].as_str().unwrap_or("?")
         )
     };
-    told["records"].as_array().into_iter().flatten().map(text).collect()
+    let looked_at = |record: &&Value| record["stage"] != "settled";
+    told["records"].as_array().into_iter().flatten().filter(looked_at).map(text).collect()
 }
 
 fn reversed(address: IpAddr) -> String {
@@ -77,7 +78,7 @@ fn records_and_the_way_out_are_looked_at() {
     // Addresses are needed for the zone, and the zone for the machines.
     let good = Machine { folder: setup.folder().join("good").display().to_string(), address: own_address() };
     let zone = format!(
-        "good MX 10 mail.good\nmail.good A {address}\nbad MX 5 other.bad\nmail.bad A 192.0.2.1\n",
+        "good MX 10 mail.good\ngood TXT \"v=spf1 mx -all\"\nmail.good A {address}\nbad MX 5 other.bad\nbad TXT \"v=spf1 -all\"\nmail.bad A 192.0.2.1\n",
         address = good.address
     );
     let bad_address = own_address();
@@ -89,7 +90,7 @@ fn records_and_the_way_out_are_looked_at() {
     let outside = TcpListener::bind((own_address(), 0)).expect("a socket");
     let outside = outside.local_addr().map(|address| (outside, address)).expect("its address");
     let told = good.run("good", &["--probe", &outside.1.to_string()]);
-    assert_eq!(records(&told), ["A right", "PTR right", "MX right"], "{told}");
+    assert_eq!(records(&told), ["A right", "PTR right", "MX right", "TXT right"], "{told}");
     assert_eq!(finding(&told, "port 25 out").0, "good", "{told}");
     assert_eq!(finding(&told, "name servers").0, "good", "{told}");
     // This world has no root whose signatures could be checked.
@@ -97,7 +98,12 @@ fn records_and_the_way_out_are_looked_at() {
 
     let bad = Machine { address: bad_address, ..Machine::new(&setup, "bad", servers.address) };
     let told = bad.run("bad", &["--probe", &nobody.to_string()]);
-    let wanted = ["A other: 192.0.2.1", "PTR other: somebody.else.test.", "MX other: 5 other.bad.test."];
+    let wanted = [
+        "A other: 192.0.2.1",
+        "PTR other: somebody.else.test.",
+        "MX other: 5 other.bad.test.",
+        "TXT other: v=spf1 -all",
+    ];
     assert_eq!(records(&told), wanted, "{told}");
     let (state, text) = finding(&told, "port 25 out");
     assert!(state == "bad" && text.contains("ask your provider to open outgoing port 25"), "{text}");
@@ -107,7 +113,7 @@ fn records_and_the_way_out_are_looked_at() {
     let none = Machine::new(&setup, "none", servers.address);
     assert_eq!(
         records(&none.run("none", &["--probe", &nobody.to_string()])),
-        ["A missing", "PTR missing", "MX missing"]
+        ["A missing", "PTR missing", "MX missing", "TXT missing"]
     );
     let silent = Machine::new(&setup, "silent", SocketAddr::new(own_address(), 53));
     let told = silent.run("silent", &["--probe", &nobody.to_string()]);
@@ -126,7 +132,7 @@ fn clock(folder: &Path, answer: &str) -> (String, String) {
     command.args(["--relay-port", "2525", "--submissions-port", "2465", "--submission-port", "2587"]);
     command.arg("--folder").arg(folder.join("etc")).arg("--store").arg(folder.join("store"));
     let output = command.env("PATH", folder).stdin(std::process::Stdio::null()).output().expect("the binary runs");
-    let told: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let told = told(&String::from_utf8_lossy(&output.stdout));
     finding(&told, "clock")
 }
 
