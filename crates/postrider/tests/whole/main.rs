@@ -10,5 +10,6 @@ mod lifecycle;
 mod mta_sts;
 mod peers;
 mod quickstart;
+mod readme;
 mod sandbox;
 mod tls_reports;
