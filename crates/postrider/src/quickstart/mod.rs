@@ -24,6 +24,8 @@ use dns::Resolve;
 use mail::{Clock, SystemClock};
 use prometheus_client::registry::Registry;
 use serde::Serialize;
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{self, Configuration};
 use crate::output;
@@ -136,6 +138,7 @@ pub fn run(options: &Options) -> Result<(), QuickstartError> {
     let plan = Plan::new(options, there.as_ref());
     let account = ask::first_account(options, &plan)?;
     let password = account.as_ref().filter(|account| account.generated).map(print::exposed);
+    let outside = Outside::new();
     let mut making = Making::default();
     let configuration = write(&plan, account, &mut making)?;
     let written = Written {
@@ -150,7 +153,7 @@ pub fn run(options: &Options) -> Result<(), QuickstartError> {
         false => output::tell(print::written(&written))?,
     }
     making.keep();
-    let found = look(options, &plan, there.as_ref(), &configuration);
+    let found = look(options, &plan, there.as_ref(), &configuration, outside);
     match options.json {
         true => output::line(serde_json::to_string(&found).map_err(io::Error::other)?)?,
         false => output::print(print::found(&found, &configuration, &plan))?,
@@ -257,17 +260,59 @@ fn keys(
 
 const CERTIFICATE: &str = "a certificate that vouches for itself, until you have another";
 
+/// What looks at others. From its making on nobody ends this program before what was written has been told.
+struct Outside {
+    runtime: Runtime,
+    stop: Option<[Signal; 3]>,
+}
+
+impl Outside {
+    fn new() -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let listen = || {
+            let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+            let [interrupt, terminate, hangup] = kinds.map(signal);
+            io::Result::Ok([interrupt?, terminate?, hangup?])
+        };
+        let stop = runtime.block_on(async { listen().ok() });
+        Ok(Self { runtime, stop })
+    }
+
+    /// Looks to the end, or until somebody has had enough.
+    fn look<T>(self, looking: impl Future<Output = T>) -> T {
+        let Self { runtime, stop } = self;
+        runtime.block_on(async {
+            let Some([mut interrupt, mut terminate, mut hangup]) = stop else { return looking.await };
+            tokio::select! {
+                found = looking => found,
+                _ = interrupt.recv() => std::process::exit(INTERRUPTED),
+                _ = terminate.recv() => std::process::exit(INTERRUPTED),
+                _ = hangup.recv() => std::process::exit(INTERRUPTED),
+            }
+        })
+    }
+}
+
+/// As shells have it for a program that SIGINT has ended.
+const INTERRUPTED: i32 = 130;
+
 /// Looks at the machine and at the DNS. What cannot be looked at is told like all else.
-fn look(options: &Options, plan: &Plan, there: Option<&There>, configuration: &Configuration) -> Found {
+fn look(
+    options: &Options,
+    plan: &Plan,
+    there: Option<&There>,
+    configuration: &Configuration,
+    outside: io::Result<Outside>,
+) -> Found {
     let mut machine: Vec<Finding> = machine::user(plan).into_iter().collect();
     let unheeded = there.map(|there| plan::unheeded(options, &there.configuration)).unwrap_or_default();
     machine.extend(machine::command_line(plan, &unheeded));
     machine.extend(machine::ports(configuration));
     machine.push(machine::clock());
     let mut records = Vec::new();
-    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => {
-            let (findings, looked) = runtime.block_on(look_outside(options, plan, configuration));
+    match outside {
+        Ok(outside) => {
+            let (findings, looked) = outside.look(look_outside(options, plan, configuration));
             machine.extend(findings);
             records.extend(looked);
         }

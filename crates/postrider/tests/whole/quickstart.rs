@@ -12,6 +12,7 @@ use serde_json::Value;
 
 use crate::harness::{
     PATIENCE, Postrider, Setup, Sink, binary, is_root, own_address, own_socket, postrider, skipped, told, tool,
+    wait_for,
 };
 
 const PASSWORD: &str = "correct horse battery staple";
@@ -192,6 +193,25 @@ fn the_password_is_told_before_anything_is_looked_at() {
     let password = lines.filter_map(|line| line.split_once("told only now: ").map(|(_, password)| password.to_owned()));
     assert!(password.last().is_some_and(|password| password.len() > 8));
     assert!(fs::read_to_string(folder.join("etc/accounts.toml")).is_ok_and(|text| text.contains("anna@example.org")));
+}
+
+/// The hash of the password takes its time, with the folder there already.
+#[test]
+fn whoever_stops_it_while_it_writes_is_told_what_it_wrote() {
+    for name in ["INT", "TERM", "HUP"] {
+        let setup = Setup::new();
+        let folder = setup.folder();
+        let mut command = Command::new(binary());
+        command.args(options(folder, own_socket())).args(["--account", "anna@example.org", "--generate"]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let child = command.spawn().expect("the binary runs");
+        wait_for("the folder", || folder.join("etc").exists().then_some(()));
+        Command::new("kill").arg(format!("-{name}")).arg(child.id().to_string()).status().expect("kill runs");
+        let output = child.wait_with_output().expect("it ends");
+        let told = told(&String::from_utf8_lossy(&output.stdout));
+        assert!(told["password"].is_string(), "{name}: {told}");
+        assert!(folder.join("etc/accounts.toml").exists(), "{name}: {told}");
+    }
 }
 
 /// Without a mail store the domain stands in a comment only.
