@@ -60,26 +60,23 @@ impl Making {
         give(&open_folder(path)?, owner)
     }
 
-    /// Makes a file that is whole on disk when this returns. One that exists is left as it is, and that is told.
+    /// Makes a file, which is there as a whole or not at all, whatever ends this program. One that exists is left as it is,
+    /// and that is told.
     pub fn file(&mut self, path: &Path, text: &[u8], mode: u32, owner: Option<Owner>, note: &str) -> io::Result<bool> {
-        match OpenOptions::new().write(true).create_new(true).mode(mode).open(path) {
-            Ok(mut file) => {
-                self.undo.push(path.to_owned());
-                // The umask may have taken what the mode gives.
-                file.set_permissions(Permissions::from_mode(mode))?;
-                file.write_all(text)?;
-                give(&file, owner)?;
-                file.sync_all()?;
-                sync_parent(path);
-                self.note(path, true, note);
-                Ok(true)
-            }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                self.note(path, false, note);
-                Ok(false)
-            }
-            Err(error) => Err(error),
+        let beside = beside(path)?;
+        let written = write(&beside, text, mode, owner).and_then(|()| fs::hard_link(&beside, path));
+        let _ = fs::remove_file(&beside);
+        let new = match written {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+            Err(error) => return Err(error),
+        };
+        if new {
+            self.undo.push(path.to_owned());
+            sync_parent(path);
         }
+        self.note(path, new, note);
+        Ok(new)
     }
 
     /// Takes over a file that somebody else has made, so that it goes with the others if something fails.
@@ -111,6 +108,23 @@ impl Drop for Making {
             let _ = if path.is_dir() { fs::remove_dir(path) } else { fs::remove_file(path) };
         }
     }
+}
+
+/// The name of a file before it is whole.
+fn beside(path: &Path) -> io::Result<PathBuf> {
+    let name = path.file_name().ok_or_else(|| io::Error::other("it names no file"))?.to_string_lossy();
+    Ok(path.with_file_name(format!(".{name}.{}.new", std::process::id())))
+}
+
+fn write(path: &Path, text: &[u8], mode: u32, owner: Option<Owner>) -> io::Result<()> {
+    // What a crash has left is nobody's.
+    let _ = fs::remove_file(path);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    // The umask may have taken what the mode gives.
+    file.set_permissions(Permissions::from_mode(mode))?;
+    file.write_all(text)?;
+    give(&file, owner)?;
+    file.sync_all()
 }
 
 /// The folder itself and not its name, which somebody might lay on another meanwhile.
@@ -150,6 +164,13 @@ mod tests {
         assert!(making.file(&folder.join("new"), b"text", 0o600, None, "").unwrap());
         assert!(!making.file(&there, b"other", 0o600, None, "").unwrap());
         assert_eq!(fs::metadata(folder.join("new")).unwrap().permissions().mode() & 0o777, 0o600);
+        // Nothing is left beside it, and a link that leads nowhere is something that exists.
+        let link = folder.join("link");
+        std::os::unix::fs::symlink(root.path().join("nowhere"), &link).unwrap();
+        assert!(!making.file(&link, b"other", 0o600, None, "").unwrap());
+        fs::remove_file(&link).unwrap();
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+        assert!(!root.path().join("nowhere").exists());
         drop(making);
         assert!(!root.path().join("a").exists());
         assert_eq!(fs::read_to_string(&there).unwrap(), "mine");

@@ -97,7 +97,8 @@ impl QuickstartError {
             Self::Account { .. } => Some("name it by an address, such as anna@example.org".into()),
             Self::AccountsExist(path) => {
                 let config = path.with_file_name("postrider.toml");
-                Some(format!("postrider account add NAME --config {}", config.display()))
+                let command = |what: &str| format!("postrider account {what} NAME --config {}", config.display());
+                Some(format!("{}, or for another password: {}", command("add"), command("passwd")))
             }
             Self::NoAccounts(_) => Some("leave --account out, or add the table [accounts] to it".into()),
             Self::Password(error) => error.cure(),
