@@ -195,6 +195,45 @@ fn the_password_is_told_before_anything_is_looked_at() {
     assert!(fs::read_to_string(folder.join("etc/accounts.toml")).is_ok_and(|text| text.contains("anna@example.org")));
 }
 
+/// The last ones wait in comments of the configuration.
+#[test]
+fn records_come_in_the_order_in_which_they_are_needed() {
+    let setup = Setup::new();
+    let folder = setup.folder();
+    let mut options = options(folder, own_socket());
+    options.retain(|option| option != "--json");
+    options.extend(["--address", "192.0.2.1", "--mailboxes", "127.0.0.1:26"].map(String::from));
+    let (good, out, err) = quickstart(&options);
+    assert!(good, "{out}{err}");
+    let first =
+        ["1. Files", "2. This machine", "3. The DNS", " A 192.0.2.1", " PTR mail.", " MX 10 mail.", "4. The DNS"];
+    let rest = ["TXT \"v=spf1 mx -all\"", "5. The DNS", "wait with both", " TLSA 3 1 1 "];
+    let later = ["[mta_sts] in", "[tls_reports] in", "6. Next", "postrider check", "postrider dns-records"];
+    in_order(&out, &[&first[..], &rest, &later].concat());
+
+    let config = folder.join("etc/postrider.toml");
+    let text = fs::read_to_string(&config).expect("the configuration");
+    let (now, later) = text.split_at(text.find("# [mta_sts]").expect("the comment"));
+    let open = |line: &str| {
+        line.strip_prefix("# ").filter(|line| line.starts_with('[') || line.contains(" = ")).unwrap_or(line).to_owned()
+    };
+    let later: Vec<String> = later.lines().map(open).collect();
+    fs::write(&config, format!("{now}{}\n", later.join("\n"))).expect("the configuration");
+    let (good, out, err) = quickstart(&options);
+    assert!(good, "{out}{err}");
+    let policies = ["mta-sts.example.org. CNAME mail.", "_mta-sts.example.org. TXT \"v=STSv1; id="];
+    let reports = ["_smtp._tls.example.org. TXT \"v=TLSRPTv1; rua=mailto:tls-reports@example.org\"", "6. Next"];
+    in_order(&out, &[&first[..], &rest, &policies, &reports].concat());
+    assert!(!out.contains("[mta_sts] in") && !out.contains("[tls_reports] in"), "{out}");
+}
+
+fn in_order(text: &str, pieces: &[&str]) {
+    let mut rest = text;
+    for piece in pieces {
+        rest = rest.split_once(piece).unwrap_or_else(|| panic!("no `{piece}` where it belongs: {text}")).1;
+    }
+}
+
 /// The hash of the password takes its time, with the folder there already.
 #[test]
 fn whoever_stops_it_while_it_writes_is_told_what_it_wrote() {
