@@ -78,7 +78,7 @@ fn in_time(ledger: &mut Ledger, stored: &BTreeMap<MessageId, Arc<StoredMessage>>
 pub fn close(ledger: &mut Ledger) {
     ledger.closed = true;
     Audit::new(ledger, BTreeMap::new()).run();
-    let lost = lost_reports(ledger);
+    let (lost, lost_ends) = (lost(ledger, reports(ledger)), lost(ledger, reports_of_ends(ledger)));
     let mut failures = Vec::new();
     for transaction in ledger.transactions.iter().filter(|it| it.id.is_some()) {
         let Some(from) = &transaction.from else { continue };
@@ -90,7 +90,7 @@ pub fn close(ledger: &mut Ledger) {
             }
             let Some(owed) = owed(ledger, transaction, recipient) else { continue };
             // A report that nobody takes is the end of it.
-            if !heard(owed) && !lost.contains(from.as_str()) {
+            if !heard(owed) && !lost_ends.contains(from.as_str()) {
                 let found = format!("{} is {}, and {from} never heard of it", recipient.address, owed[0]);
                 failures.push(("every sender is told what he is owed", found));
             }
@@ -137,20 +137,28 @@ fn owes_delay(ledger: &Ledger, transaction: &Transaction, recipient: &Recipient)
     wants(recipient.notify, "delayed") && state.is_some_and(|state| state.delay_owed.is_some())
 }
 
-/// Addresses to which a report came to its end undelivered.
-fn lost_reports(ledger: &Ledger) -> BTreeSet<String> {
-    let lost =
-        |told: &&Told| told.gone || told.recipients.iter().all(|state| state.end.is_some_and(|end| end != "delivered"));
-    let reports = ledger.told.values().filter(|told| told.token.is_none()).filter(lost);
-    reports.flat_map(|told| &told.recipients).map(|state| state.address.clone()).collect()
+/// Addresses to which one of these reports came to its end undelivered.
+fn lost<'a>(ledger: &Ledger, reports: impl Iterator<Item = (&'a MessageId, &'a Told)>) -> BTreeSet<String> {
+    let ended =
+        |told: &Told| told.gone || told.recipients.iter().all(|state| state.end.is_some_and(|end| end != "delivered"));
+    let lost = reports.filter(|(id, told)| ended(told) && !ledger.reasons.has_arrived(**id));
+    lost.flat_map(|(_, told)| &told.recipients).map(|state| state.address.clone()).collect()
 }
 
 /// Addresses that reports go or went to which may tell of a failure.
 fn reported_to(ledger: &Ledger) -> BTreeSet<String> {
+    reports_of_ends(ledger).flat_map(|(_, told)| &told.recipients).map(|state| state.address.clone()).collect()
+}
+
+fn reports(ledger: &Ledger) -> impl Iterator<Item = (&MessageId, &Told)> {
+    ledger.told.iter().filter(|(_, told)| told.token.is_none())
+}
+
+/// Reports that may tell of more than a delay.
+fn reports_of_ends(ledger: &Ledger) -> impl Iterator<Item = (&MessageId, &Told)> {
     let about = ledger.told.values().flat_map(|told| &told.reports);
     let delays: BTreeSet<MessageId> = about.filter(|(_, action)| *action == "delayed").map(|(id, _)| *id).collect();
-    let reports = ledger.told.iter().filter(|(id, told)| told.token.is_none() && !delays.contains(id));
-    reports.flat_map(|(_, told)| &told.recipients).map(|state| state.address.clone()).collect()
+    reports(ledger).filter(move |(id, _)| !delays.contains(id))
 }
 
 struct Audit<'a> {
@@ -202,7 +210,7 @@ impl<'a> Audit<'a> {
         };
         let gone: Vec<MessageId> = self.ledger.told.iter().filter(gone).map(|(id, _)| *id).collect();
         for id in gone {
-            if !self.ledger.report_has_end(&self.ledger.told[&id]) {
+            if !self.ledger.report_has_end(id, &self.ledger.told[&id]) {
                 self.ledger.fail("no report is lost", format!("{id} is nowhere, and its sender was not told"));
             }
             if let Some(told) = self.ledger.told.get_mut(&id) {

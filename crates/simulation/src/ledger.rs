@@ -191,6 +191,8 @@ pub struct Moment {
 
 /// Beyond the bounds of the policy: the time that a decision takes to become a fact.
 pub(crate) const SLACK: Duration = Duration::from_secs(1);
+/// For so long a commit may take.
+const COMMIT: Duration = Duration::from_secs(30);
 
 impl Ledger {
     /// Nothing has happened yet.
@@ -307,7 +309,7 @@ impl Ledger {
     /// A report reached the sender of a transaction. `about` are addresses and actions.
     pub fn reported(&mut self, to: &str, name: &str, about: &[(String, String)]) {
         self.counts.reports += 1;
-        self.reasons.reported.insert(to.to_owned());
+        self.reasons.reported(name);
         let from = sender_number(to).and_then(|token| self.transactions.get(token)).and_then(|it| it.from.clone());
         if from.as_deref() != Some(to) {
             return self.fail("a report goes to the sender", format!("{to} got one, but sent nothing by that name"));
@@ -367,7 +369,9 @@ impl Ledger {
         // Age counts from here, and the process may not make it up.
         let began = token.map_or(now, |token| self.transactions[token].moment);
         let received = envelope.received_at;
-        if began.jumps == now.jumps && (received + SLACK < began.wall || received > now.wall + SLACK) {
+        // A report is dated when it is written, and durable a little later.
+        let leapt = token.is_none() && self.reasons.last_jump().is_some_and(|at| at + COMMIT >= self.age);
+        if !leapt && began.jumps == now.jumps && (received + SLACK < began.wall || received > now.wall + SLACK) {
             self.fail("mail is dated by the clock", format!("{id} says {received}, and came by {}", now.wall));
         }
         self.follow(id, token, envelope);
@@ -434,6 +438,7 @@ impl Ledger {
         let may_be_removed = state.may_be_removed;
         let expire = if null { self.policy.retry.expire_bounces } else { self.policy.retry.expire };
         let aged = self.told.get(id).is_some_and(|told| self.is_aged(told));
+        let began = self.told.get(id).map_or(Duration::ZERO, |told| told.began);
         match outcome {
             Outcome::Delivered(_) if arrived == Some(0) => {
                 self.fail("what is told as delivered arrived", format!("{address}, which no host took"));
@@ -447,7 +452,7 @@ impl Ledger {
                 let word = outcome.word();
                 self.fail("what was taken is told as delivered", format!("{address} was taken, and told as {word}"));
             }
-            Outcome::Failed(_) if !self.has_refusal(address) => {
+            Outcome::Failed(_) if !self.has_refusal(address, began) => {
                 self.fail("what is told as failed was refused", format!("{address}, which nobody refused"));
             }
             Outcome::Expired(_) if !aged => {

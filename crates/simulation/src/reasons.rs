@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use mail::Timestamp;
+use mail::{MessageId, Timestamp};
 
 use crate::ledger::{Ledger, Recipient, Told, Transaction, numbers};
 
@@ -18,8 +18,8 @@ pub struct Reasons {
     domains: BTreeMap<String, Duration>,
     /// Addresses of senders to which a host refused a report.
     deaf: BTreeSet<String>,
-    /// Addresses of senders that a report reached.
-    pub reported: BTreeSet<String>,
+    /// Reports that reached somebody, by their queue ids.
+    reported: BTreeSet<String>,
     /// What the wall clock showed before each of its jumps, and how old the world was.
     jumps: Vec<(Duration, Timestamp)>,
     /// What it showed last.
@@ -35,6 +35,22 @@ impl Reasons {
     /// The wall clock shows this, and jumps.
     pub fn jumps(&mut self, age: Duration, wall: Timestamp) {
         self.jumps.push((age, wall));
+    }
+
+    /// A report has reached somebody. Its Message-ID begins with its queue id.
+    pub fn reported(&mut self, message_id: &str) {
+        let id = message_id.trim_start_matches('<').split('@').next().unwrap_or_default();
+        self.reported.insert(id.to_owned());
+    }
+
+    /// Whether the report has reached somebody.
+    pub fn has_arrived(&self, report: MessageId) -> bool {
+        self.reported.contains(&report.to_string())
+    }
+
+    /// How old the world was when the clock last jumped.
+    pub fn last_jump(&self) -> Option<Duration> {
+        self.jumps.last().map(|(age, _)| *age)
     }
 
     /// The latest that the wall clock showed since the world was so old.
@@ -71,22 +87,25 @@ impl Ledger {
     }
 
     /// Whether there is a reason that a report is gone: it arrived, was refused, or became too old.
-    pub fn report_has_end(&self, told: &Told) -> bool {
-        told.recipients.iter().all(|state| {
-            let known = [&self.reasons.deaf, &self.reasons.reported].iter().any(|set| set.contains(&state.address));
-            known || state.may_be_removed || self.refused_since(&state.address, Duration::ZERO) || self.is_aged(told)
-        })
+    pub fn report_has_end(&self, id: MessageId, told: &Told) -> bool {
+        self.reasons.has_arrived(id)
+            || self.is_aged(told)
+            || told.recipients.iter().all(|state| {
+                let refused =
+                    self.reasons.deaf.contains(&state.address) || self.refused_since(&state.address, told.began);
+                refused || state.may_be_removed
+            })
     }
 
-    /// Whether what is told as failed was refused by somebody.
-    pub fn has_refusal(&self, address: &str) -> bool {
+    /// Whether what is told as failed of a message that came then was refused by somebody.
+    pub fn has_refusal(&self, address: &str, began: Duration) -> bool {
         let known = numbers(address).and_then(|(token, at)| {
             let transaction = self.transactions.get(token)?;
             Some((transaction, transaction.recipients.get(at)?))
         });
         match known {
             Some((transaction, recipient)) => self.is_refused(transaction, recipient),
-            None => self.reasons.deaf.contains(address) || self.refused_since(address, Duration::ZERO),
+            None => self.reasons.deaf.contains(address) || self.refused_since(address, began),
         }
     }
 
