@@ -71,6 +71,16 @@ fn what_was_found_once_is_not_found_again() {
     }
 }
 
+/// Two thousand senders, sixty domains, two weeks.
+#[test]
+fn what_must_hold_holds_in_a_large_world() {
+    let without = ["disk".parse().expect("a kind of harm")].into();
+    let options = Options { large: true, messages: Some(1500), without, ..Options::seed(1) };
+    let report = run(&options, false);
+    assert!(report.failure.is_none(), "{:?}\nreplay: {}", report.failure, options.command());
+    assert!(report.counts.age > std::time::Duration::from_secs(14 * 24 * 60 * 60), "{:?}", report.counts.age);
+}
+
 #[test]
 fn a_seed_decides_everything() {
     for seed in 1..=20 {
