@@ -5,7 +5,7 @@
 //!                                                                                   (contradictions, warnings)
 //! ```
 //!
-//! What the files say that it names, and what this machine has, is looked at by `check` only: [`examine`].
+//! What the files say that it names, and what this machine has, is looked at by `check` only: [`mod@examine`].
 //!
 //! The types are the only source: the JSON schema for editors, the checks and `docs/configuration.md` come from them.
 //! [`Loaded`] keeps the place of every value, so that `explain` can name the line that made a decision.

@@ -214,14 +214,20 @@ impl<S: Stream> Driver<S> {
             tracing::info!(listener, %address, account, mechanism, reason, "login refused");
             return None;
         }
-        tracing::info!(listener, %address, account, mechanism, reason, "auth failed");
-        let account = exchange.counts_for();
         let settings = &self.gate.bans;
         let guesser = match self.session.peer().source {
             Source::Unknown => Guesser::Behind(address),
             _ if settings.spared.contains(address) => Guesser::Spared,
             _ => Guesser::At(address),
         };
+        match guesser {
+            Guesser::At(_) => tracing::info!(listener, %address, account, mechanism, reason, "auth failed"),
+            // In other words: whoever bans by the log must not ban a gateway, or a network that is ours.
+            Guesser::Spared | Guesser::Behind(_) => {
+                tracing::info!(listener, %address, account, mechanism, reason, "login failed");
+            }
+        }
+        let account = exchange.counts_for();
         let now = self.shared.clock.now();
         let consequence = self.shared.books().bans.failed(settings, guesser, account, now).await;
         let Consequence { delay, ban } = consequence.unwrap_or_else(|error| {

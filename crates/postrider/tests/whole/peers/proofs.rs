@@ -82,7 +82,7 @@ fn curl_logs_in_by_token() {
             let refused = curl(&house, "smtps", &["--user", ANNA, "--oauth2-bearer", &token]);
             // 67: the login was refused.
             assert_eq!(refused.status.code(), Some(67), "{mechanism}: {refused:?}");
-            house.server.wait("the refusal", |line| line["event"] == "auth failed" && line["mechanism"] == mechanism);
+            house.server.wait("the refusal", |line| line["event"] == "login failed" && line["mechanism"] == mechanism);
         }
         assert!(house.sink.is_empty());
     }

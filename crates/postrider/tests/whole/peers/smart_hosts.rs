@@ -112,7 +112,7 @@ fn mail_waits_until_the_password_is_right() {
     told(&id, "does not accept our credentials: 535 5.7.8");
     told(&early, "cannot read");
     house.server.wait("the refusal", |line| {
-        line["event"] == "auth failed" && line["account"] == ANNA && line["mechanism"] == "PLAIN"
+        line["event"] == "login failed" && line["account"] == ANNA && line["mechanism"] == "PLAIN"
     });
     assert!(house.sink.is_empty());
     assert!(!server.command(&["queue", "list", "--json"]).good().contains("horse"));
