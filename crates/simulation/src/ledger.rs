@@ -174,6 +174,8 @@ pub struct Ledger {
     pub acted: Option<Duration>,
     /// Whether an operator is removing everything, also what comes meanwhile.
     pub removes_all: bool,
+    /// Whether an operator ever wanted something to be tried at once.
+    pub may_be_retried: bool,
     /// Whether the world came to its end, and all was settled.
     pub closed: bool,
     /// Lives that ended in an orderly way, with everything written down.
@@ -213,6 +215,7 @@ impl Ledger {
             commanded: false,
             acted: None,
             removes_all: false,
+            may_be_retried: false,
             closed: false,
             orderly: BTreeSet::new(),
         }
@@ -351,6 +354,10 @@ impl Ledger {
                     self.fail("never a report about a report or to <>", format!("{report} is about {message}, {what}"));
                 }
             }
+            Event::Retried { message, .. } if !self.may_be_retried => {
+                self.fail("nothing is retried without a command", format!("{message} was"));
+            }
+            Event::Retried { message, .. } | Event::Released { message, .. } => self.roused(*message),
             Event::LaneBackedOff { site, until, .. } => self.rests.begin(site, *until, now.wall),
             _ => {}
         }
@@ -471,6 +478,13 @@ impl Ledger {
                 self.in_bounds(&Deferral { address, attempts: *attempts, expiry, next, landed }, now);
             }
             _ => {}
+        }
+    }
+
+    /// An attempt was under way when an operator wanted another: it comes at once, whatever the first said.
+    fn roused(&mut self, id: MessageId) {
+        if let Some(told) = self.told.get_mut(&id) {
+            told.recipients.iter_mut().for_each(|state| state.next = None);
         }
     }
 

@@ -353,6 +353,7 @@ async fn command(scene: &Arc<Scene>, house: &Arc<House>, action: Action, selecti
         let mut ledger = scene.ledger();
         ledger.commanded = true;
         ledger.removes_all = removes && selection.id.is_none();
+        ledger.may_be_retried |= action == Action::Retry;
         for (id, told) in ledger.told.iter_mut().filter(|(id, _)| meant(id)) {
             for (place, state) in told.recipients.iter_mut().enumerate() {
                 // Until it is over nobody knows.
