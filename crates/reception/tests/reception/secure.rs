@@ -152,11 +152,15 @@ impl Secure {
         }
     }
 
-    async fn in_data(&mut self) {
+    async fn in_transaction(&mut self) {
         self.expect("220 ").await;
         self.ask("EHLO client.example\r\n", "250-").await;
         self.ask("MAIL FROM:<a@client.example>\r\n", "250 ").await;
         self.ask("RCPT TO:<b@example.org>\r\n", "250 ").await;
+    }
+
+    async fn in_data(&mut self) {
+        self.in_transaction().await;
         self.ask("DATA\r\n", "354 ").await;
     }
 
@@ -288,6 +292,16 @@ async fn the_end_of_tls_inside_content_drops_the_message() {
     drop(client.stream.into_inner());
     until(|| server.metrics.sessions.get() == 0).await;
     assert!(server.nothing_arrived());
+    // Inside the last chunk, and behind one that is not the last.
+    for chunk in ["BDAT 100 LAST\r\nSubject: hi\r\n", "BDAT 13\r\nSubject: hi\r\n"] {
+        let mut client = Secure::connect(&server, &config).await.unwrap();
+        client.in_transaction().await;
+        within(client.stream.write_all(chunk.as_bytes())).await.unwrap();
+        within(client.stream.shutdown()).await.unwrap();
+        within(client.stream.read_to_end(&mut Vec::new())).await.ok();
+        until(|| server.metrics.sessions.get() == 0).await;
+        assert!(server.nothing_arrived(), "{chunk}");
+    }
 }
 
 #[tokio::test]
