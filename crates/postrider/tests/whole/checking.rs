@@ -220,6 +220,26 @@ fn check_looks_at_files_as_the_servers_user_will() {
 }
 
 #[test]
+fn check_says_whether_dnssec_works() {
+    let dns = dns::testing::DnsServer::start();
+    dns.exists(".");
+    let setup = Setup::new();
+    let told = |how: &str| {
+        let table = format!("[dns]\nservers = [\"{}\"]\ndnssec = \"{how}\"", dns.address());
+        let config = write(&setup, "postrider.toml", &format!("hostname = \"mx.test\"\n{table}\n"));
+        postrider(&["check", "--config", &config]).good()
+    };
+    let expect = |how: &str, words: &str| {
+        let told = told(how);
+        assert!(told.contains(words), "{how}: {told}");
+    };
+    expect("off", "DNSSEC: not used, so neither is DANE");
+    expect("auto", "DNSSEC: the name server on this machine does not validate, so DANE is not used");
+    dns.signed(".").soa(".");
+    expect("auto", "DNSSEC: the name server on this machine validates; DANE is used");
+}
+
+#[test]
 fn the_committed_reference_is_what_the_program_prints() {
     let committed = std::fs::read_to_string(repository().join("docs/configuration.md")).expect("the reference");
     let printed = postrider(&["reference"]).good();

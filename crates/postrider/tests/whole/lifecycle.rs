@@ -41,6 +41,29 @@ fn memory_does_not_get_to_the_disk() {
 }
 
 #[test]
+fn a_certificate_that_has_expired_is_told_in_log_and_metrics() {
+    let setup = Setup::new();
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let mut params = rcgen::CertificateParams::new(vec!["mx.test".to_owned()]).expect("a name");
+    (params.not_before, params.not_after) = (rcgen::date_time_ymd(2020, 1, 1), rcgen::date_time_ymd(2021, 1, 1));
+    let chain = params.self_signed(&key).expect("a certificate").pem();
+    let file = |name: &str, text: String| {
+        let path = setup.folder().join(name);
+        std::fs::write(&path, text).expect("a file");
+        path.display().to_string()
+    };
+    let (chain, key) = (file("chain.pem", chain), file("key.pem", key.serialize_pem()));
+    let setup = setup.table(&format!("[[certificate]]\nchain = \"{chain}\"\nkey = \"{key}\""));
+    let server = Postrider::start(&setup);
+    let line = server.event("a certificate expires soon, or has expired");
+    assert_eq!((line["level"].as_str(), line["name"].as_str()), (Some("warn"), Some("mx.test")), "{line}");
+    let metrics = server.command(&["metrics"]).good();
+    let left = "postrider_tls_certificate_expiry_seconds{name=\"mx.test\"} -";
+    assert!(metrics.lines().any(|line| line.starts_with(left)), "{metrics}");
+    server.stop();
+}
+
+#[test]
 fn a_second_server_does_not_share_the_store() {
     let sink = Sink::start();
     let server = Postrider::start(&Setup::to(&sink));
