@@ -4,6 +4,7 @@ mod ending;
 mod gates;
 mod limits;
 mod messages;
+mod refusals;
 mod secure;
 mod settings;
 mod submission;

@@ -7,7 +7,6 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use directory::file::AccountsFile;
-use directory::oauth::{Algorithm, KeySource, OauthSettings};
 use directory::{BackendSettings, Directory, DovecotSettings, Password, Secret, SendAs};
 use mail::{Act, Clock, Event, SystemClock, TlsDemand};
 use proptest::prelude::*;
@@ -25,7 +24,7 @@ fn accounts() -> Directory {
 }
 
 /// The same, in a file that can still be changed.
-fn accounts_in(folder: &Path) -> Directory {
+pub fn accounts_in(folder: &Path) -> Directory {
     let path = folder.join("accounts.toml");
     let (now, password) = (SystemClock.now(), Password::new("pencil").unwrap());
     let mut file = AccountsFile::open(&path).unwrap();
@@ -39,7 +38,7 @@ fn accounts_in(folder: &Path) -> Directory {
 }
 
 /// A listener with TLS from the first octet, and AUTH that must come first.
-fn settings() -> Settings {
+pub fn settings() -> Settings {
     let mut settings = with(implicit(AcceptorSettings::default()));
     let listener = &mut settings.listeners[0];
     listener.role = Role::Submission;
@@ -58,18 +57,18 @@ fn start(settings: Settings) -> Server {
     Server::start_with(settings, accounts())
 }
 
-async fn greeted(server: &Server) -> Secure {
+pub async fn greeted(server: &Server) -> Secure {
     let mut client = Secure::connect(server, &Arc::new(client(BOTH, None))).await.unwrap();
     client.expect("220 ").await;
     client.ask("EHLO laptop.home.example\r\n", "250-").await;
     client
 }
 
-fn plain(account: &str, password: &str) -> String {
+pub fn plain(account: &str, password: &str) -> String {
     format!("AUTH PLAIN {}\r\n", BASE64_STANDARD.encode(format!("\0{account}\0{password}")))
 }
 
-async fn logged_in(server: &Server, account: &str) -> Secure {
+pub async fn logged_in(server: &Server, account: &str) -> Secure {
     let mut client = greeted(server).await;
     client.ask(&plain(account, "pencil"), "235 2.7.0 ").await;
     client
@@ -285,47 +284,17 @@ async fn a_banned_address_has_no_further_try_on_an_open_connection() {
     assert!(other.is_over().await);
 }
 
-#[tokio::test]
-async fn a_refused_token_counts_however_its_client_goes_on() {
-    let mut settings = settings();
-    settings.bans.failures = 3;
-    let server = Server::start_with(settings, believing());
-    for (number, goes_on) in ["*\r\n", "!\r\n", ""].into_iter().enumerate() {
-        let mut client = greeted(&server).await;
-        let token = BASE64_STANDARD.encode("n,,\u{1}auth=Bearer forged\u{1}\u{1}");
-        let expected = if number < 2 { "334 " } else { "421 4.7.0 too many failed logins" };
-        client.ask(&format!("AUTH OAUTHBEARER {token}\r\n"), expected).await;
-        match goes_on {
-            "" => drop(client),
-            words => drop(client.ask(words, "501 ").await),
-        }
-    }
-    assert_eq!(server.reception.bans().len(), 1);
-}
-
-/// A directory that knows an issuer of tokens, of which it will believe none.
-fn believing() -> Directory {
-    let folder = tempfile::tempdir().unwrap();
-    let backend = BackendSettings::File(folder.path().join("accounts.toml"));
-    let mut settings = directory::Settings::new(backend, Secret::random());
-    settings.oauth = Some(OauthSettings {
-        issuers: vec!["https://id.example.org".into()],
-        audiences: vec!["mail".into()],
-        keys: KeySource::File(folder.path().join("keys.json")),
-        claim: "email".into(),
-        verified_email: true,
-        algorithms: vec![Algorithm::ES256],
-        leeway: Duration::ZERO,
-        scope: None,
-        any_account: true,
-    });
+/// Asks this Dovecot.
+pub fn asking(socket: &Path) -> Directory {
+    let settings = DovecotSettings { socket: socket.to_owned(), users: None, timeout: Duration::from_secs(20) };
+    let settings = directory::Settings::new(BackendSettings::Dovecot(settings), Secret::random());
     let directory = Directory::new(directory::Metrics::default());
     directory.configure(Some(settings)).unwrap();
     directory
 }
 
-/// A Dovecot that refuses everybody: `slow` not before it is told to.
-fn refusing(socket: &Path, slow: Arc<tokio::sync::Notify>) -> Directory {
+/// A Dovecot that says the same to everybody: to `slow` not before it is told to.
+pub fn saying(verdict: &'static str, socket: &Path, slow: Arc<tokio::sync::Notify>) {
     let listener = tokio::net::UnixListener::bind(socket).unwrap();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
@@ -339,16 +308,11 @@ fn refusing(socket: &Path, slow: Arc<tokio::sync::Notify>) -> Directory {
                     if BASE64_STANDARD.decode(message).unwrap().starts_with(b"\0slow\0") {
                         slow.notified().await;
                     }
-                    writing.write_all(b"FAIL\t1\n").await.unwrap();
+                    writing.write_all(format!("{verdict}\n").as_bytes()).await.unwrap();
                 }
             });
         }
     });
-    let settings = DovecotSettings { socket: socket.to_owned(), users: None, timeout: Duration::from_secs(20) };
-    let settings = directory::Settings::new(BackendSettings::Dovecot(settings), Secret::random());
-    let directory = Directory::new(directory::Metrics::default());
-    directory.configure(Some(settings)).unwrap();
-    directory
 }
 
 #[tokio::test]
@@ -358,7 +322,9 @@ async fn how_long_a_password_takes_to_check_is_not_heard_in_the_refusal() {
     let slow = Arc::new(tokio::sync::Notify::new());
     let mut settings = settings();
     (settings.bans.delay, settings.bans.delay_most) = (DELAY, DELAY);
-    let server = Server::start_with(settings, refusing(&folder.path().join("socket"), Arc::clone(&slow)));
+    let socket = folder.path().join("socket");
+    saying("FAIL\t1", &socket, Arc::clone(&slow));
+    let server = Server::start_with(settings, asking(&socket));
     let (mut one, mut other) = (greeted(&server).await, greeted(&server).await);
     let order = std::sync::Mutex::new(Vec::new());
     let first = async {
