@@ -106,7 +106,7 @@ impl Postrider {
                 }
             }
         });
-        Self { child, log: Mutex::new(Log { lines, seen: Vec::new() }), setup: setup.clone() }
+        Self { child, log: Mutex::new(Log { lines, seen: Vec::new(), raw: Vec::new() }), setup: setup.clone() }
     }
 
     /// What it was started with.
@@ -128,6 +128,13 @@ impl Postrider {
     /// Waits for an event by its name.
     pub fn event(&self, event: &str) -> Value {
         self.wait(event, |line| line["event"] == event)
+    }
+
+    /// The lines of an event that were seen so far, as the server wrote them.
+    pub fn written(&self, event: &str) -> Vec<String> {
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = log.seen.iter().zip(&log.raw).filter(|(line, _)| line["event"] == event);
+        lines.map(|(_, raw)| raw.clone()).collect()
     }
 
     /// Runs a command of the binary against it.
@@ -205,6 +212,8 @@ impl Drop for Postrider {
 struct Log {
     lines: Receiver<String>,
     seen: Vec<Value>,
+    /// The same as it was written, line by line.
+    raw: Vec<String>,
 }
 
 impl Log {
@@ -228,7 +237,8 @@ impl Log {
     fn next(&mut self, deadline: Instant) -> Result<(), std::sync::mpsc::RecvTimeoutError> {
         let line = self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now()))?;
         // What is not JSON was said before or beside the log.
-        self.seen.push(serde_json::from_str(&line).unwrap_or(Value::String(line)));
+        self.seen.push(serde_json::from_str(&line).unwrap_or_else(|_| Value::String(line.clone())));
+        self.raw.push(line);
         Ok(())
     }
 

@@ -196,6 +196,17 @@ except smtplib.SMTPAuthenticationError as refused:
     assert refused.smtp_code == 535 and b"5.7.13" in refused.smtp_error, refused
 "#;
 
+const WRONG: &str = r#"
+import smtplib, ssl, sys
+s = smtplib.SMTP_SSL(sys.argv[1], int(sys.argv[2]), "home.test", timeout=20, context=ssl._create_unverified_context(),
+                     source_address=("127.8.8.8", 0))
+try:
+    s.login("anna@example.org", "wrong")
+    sys.exit("it was let in")
+except smtplib.SMTPAuthenticationError as refused:
+    assert refused.smtp_code == 535 and b"5.7.8" in refused.smtp_error, refused
+"#;
+
 #[test]
 fn guessing_is_stopped_and_the_owner_gets_in() {
     let Some(python) = tool("python3") else { return };
@@ -209,12 +220,14 @@ fn guessing_is_stopped_and_the_owner_gets_in() {
     house.server.event("banned");
     let failed = house.server.event("auth failed");
     assert_eq!((&failed["address"], &failed["account"]), (&"127.9.9.9".into(), &"anna@example.org".into()));
-    fail2ban_understands();
     // Who knows the password and may not come in does not guess.
     house.server.command(&["account", "disable", "anna@example.org"]).good();
     run(Command::new(&python).args(["-c", SHUT_OUT, &ip, &port, PASSWORD]));
     let refused = house.server.event("login refused");
     assert_eq!((&refused["address"], &refused["reason"]), (&"127.8.8.8".into(), &"disabled".into()));
+    fail2ban_understands();
+    fail2ban_reads(&house.server, "auth failed", Some("127.9.9.9"));
+    fail2ban_reads(&house.server, "login refused", None);
 
     // A ban is on disk.
     let setup = house.server.setup().clone();
@@ -228,6 +241,31 @@ fn guessing_is_stopped_and_the_owner_gets_in() {
     let list = server.command(&["ban", "list"]).good();
     assert!(list.contains("203.0.113.0/24") && list.contains("spam run (tester)"), "{list}");
     assert!(server.command(&["ban", "add", "0.0.0.0/4"]).bad(1).contains("too large"));
+}
+
+/// A client of one of the operator's own networks, which are spared unless the configuration says otherwise.
+#[test]
+fn a_wrong_password_of_ours_is_nothing_that_fail2ban_bans() {
+    let Some(python) = tool("python3") else { return };
+    let house = House::open("");
+    let (ip, port) = (house.implicit.ip().to_string(), house.implicit.port().to_string());
+    run(Command::new(&python).args(["-c", WRONG, &ip, &port]));
+    assert_eq!(house.server.event("login failed")["address"], "127.8.8.8");
+    assert!(house.server.written("auth failed").is_empty());
+    fail2ban_reads(&house.server, "login failed", None);
+}
+
+/// What the server has written of an event: the filter finds the address in each line, or nothing in any.
+fn fail2ban_reads(server: &Postrider, event: &str, address: Option<&str>) {
+    let Some(regex) = tool("fail2ban-regex") else { return };
+    let filter = workspace().join("packaging/fail2ban/filter.d/postrider.conf");
+    let lines = server.written(event);
+    assert!(!lines.is_empty());
+    for line in lines {
+        let said = run(Command::new(&regex).arg("--verbose").arg(&line).arg(&filter));
+        assert_eq!(said.contains("Lines: 1 lines, 0 ignored, 1 matched"), address.is_some(), "{line}\n{said}");
+        assert!(address.is_none_or(|address| said.contains(&format!("      {address}  "))), "{said}");
+    }
 }
 
 /// The filter reads both forms of the log, and takes nothing that a client has said for an address.
@@ -260,6 +298,37 @@ fn fail2ban_understands() {
         assert_eq!(said.contains("Lines: 1 lines, 0 ignored, 1 matched"), found, "{line}\n{said}");
         assert!(!said.contains("192.0.2.66  "), "{said}");
     }
+}
+
+/// Counts are on disk within a second, and at once when something behind them is: a ban is durable when it is told.
+#[test]
+fn what_an_account_has_sent_outlives_a_kill() {
+    let Some(swaks) = tool("swaks") else { return };
+    let house = House::open("[submission.limits]\nmessages_per_hour = 2\n");
+    let (address, mail) = (house.implicit, house.mail());
+    let submit = || {
+        let mut command = Command::new(&swaks);
+        command
+            .args(["--server", &address.ip().to_string(), "--port", &address.port().to_string(), "--tls-on-connect"])
+            .args(["--auth", "PLAIN", "--auth-user", "anna@example.org", "--auth-password", PASSWORD])
+            .args(["--from", "anna@example.org", "--to", "b@example.net", "--timeout", "20", "--data"])
+            .arg(format!("@{}", mail.display()));
+        command
+    };
+    run(&mut submit());
+    house.server.command(&["ban", "add", "203.0.113.0/24"]).good();
+    let setup = house.server.setup().clone();
+    let House { server, sink, .. } = house;
+    server.kill();
+    let server = Postrider::start(&setup);
+    let used = server.command(&["account", "usage", "anna@example.org", "--json"]).json();
+    assert_eq!((&used[0]["messages_day"], &used[0]["recipients_day"]), (&1.into(), &1.into()));
+    // One more, and no second one.
+    run(&mut submit());
+    let over = submit().output().expect("swaks runs");
+    let said = String::from_utf8_lossy(&over.stdout).into_owned();
+    assert!(!over.status.success() && said.contains("450 4.7.1 anna@example.org may send 2 messages"), "{said}");
+    sink.next();
 }
 
 #[test]
