@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -239,8 +240,9 @@ enum Progress {
 }
 
 fn poll_read(stream: &mut dyn Stream, input: &mut BytesMut, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-    let mut space = [0u8; READ];
-    let mut buffer = ReadBuf::new(&mut space);
+    // Not zeroed: that would cost more than the look for early replies does.
+    let mut space = [MaybeUninit::uninit(); READ];
+    let mut buffer = ReadBuf::uninit(&mut space);
     match Pin::new(stream).poll_read(cx, &mut buffer) {
         Poll::Ready(Ok(())) => {
             input.extend_from_slice(buffer.filled());
