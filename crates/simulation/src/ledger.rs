@@ -440,7 +440,9 @@ impl Ledger {
             if state.hold == Hold::No && delayed {
                 state.delay_owed.get_or_insert(age_of_world);
             }
-            state.next = next.map(|next| (next, now.jumps));
+            // That was decided at the landing, and may be told much later, when a disk was full.
+            let jumps = landed.map_or(now.jumps, |(_, jumps)| jumps);
+            state.next = next.map(|next| (next, jumps));
         }
         let may_be_removed = state.may_be_removed;
         let expire = if null { self.policy.retry.expire_bounces } else { self.policy.retry.expire };
