@@ -30,8 +30,9 @@ CELLS = {
 }
 SERVERS = {**servers.ALL, **others.ALL}
 SETS = {"two": list(servers.ALL), "all": list(SERVERS)}
-# The most messages of one run.
+# The most messages of one run, and of one session: servers end a session that has too many.
 MOST = {"1k": 60000, "10k": 60000, "100k": 8000}
+MOST_OF_SESSION = 9000
 
 
 class Tools:
@@ -190,7 +191,9 @@ class Bench:
         if not known:
             row = self.measure(group, sink, server, cell, int(max(count, min(row["rate"], 4000))))
             known = row["rate"]
-        return int(max(count, min(MOST[cell.split("/")[0]], known * self.options.seconds)))
+        size, sessions, mode = cell.split("/")
+        most = min(MOST[size], MOST_OF_SESSION * int(sessions)) if mode == "reuse" else MOST[size]
+        return int(max(count, min(most, known * self.options.seconds)))
 
     def measure(self, group, sink, server, cell, count):
         """One run of `count` messages."""
