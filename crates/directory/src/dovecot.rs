@@ -286,7 +286,9 @@ fn refusal<'a>(fields: impl Iterator<Item = &'a str>) -> Result<Said, AuthFailur
     for field in fields {
         match field {
             "temp" | "code=temp_fail" => {
-                return Err(AuthFailure::Unavailable("Dovecot: a failure for now; its log tells more".to_owned()));
+                return Err(AuthFailure::Unavailable(
+                    "Dovecot could not look the account up; its own log says why".to_owned(),
+                ));
             }
             "user_disabled" | "code=user_disabled" => failure = AuthFailure::Disabled,
             field => user = field.strip_prefix("user=").and_then(|user| normalise(&unescape(user)).ok()).or(user),

@@ -36,6 +36,14 @@ pub struct Route {
     pub authenticates: bool,
 }
 
+impl Route {
+    /// A route that goes by the general settings in all else.
+    pub fn new(name: impl Into<String>, matches: Vec<Match>, to: To) -> Self {
+        let (source, retry, limits, tls) = (None, None, None, None);
+        Self { name: name.into(), matches, to, source, retry, limits, tls, implicit_tls: false, authenticates: false }
+    }
+}
+
 /// Which recipient domains a route is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Match {
@@ -390,17 +398,7 @@ mod tests {
 
     fn route(name: &str, matches: Vec<Match>) -> Route {
         let to = To::Lmtp(LmtpServer::Unix("/run/lmtp".into()));
-        Route {
-            name: name.into(),
-            matches,
-            to,
-            source: None,
-            retry: None,
-            limits: None,
-            tls: None,
-            implicit_tls: false,
-            authenticates: false,
-        }
+        Route::new(name, matches, to)
     }
 
     fn name_for<'a>(table: &'a Routing, text: &str) -> Option<&'a str> {

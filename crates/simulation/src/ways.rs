@@ -50,15 +50,6 @@ fn route(number: usize, site: &Site, way: Way) -> Option<Route> {
         }
         Way::Lmtp => To::Lmtp(LmtpServer::Tcp { host: name(0)?, port: 24 }),
     };
-    Some(Route {
-        name: format!("s{number}"),
-        matches: site.domains.iter().filter_map(|domain| Domain::parse(domain).ok()).map(Match::Domain).collect(),
-        to,
-        source: None,
-        retry: None,
-        limits: None,
-        tls: None,
-        implicit_tls: false,
-        authenticates: false,
-    })
+    let matches = site.domains.iter().filter_map(|domain| Domain::parse(domain).ok()).map(Match::Domain).collect();
+    Some(Route::new(format!("s{number}"), matches, to))
 }

@@ -2,14 +2,15 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
 use directory::{AuthFailure, BackendSettings, Directory, DovecotSettings};
 
 use crate::client::{self, external, facts, is, login, plain, scram, tried};
-use crate::peers::{Peer, is_root, libraries, listens_at, skipped, tree};
+use crate::peers::{Peer, is_root, listens_at, skipped, tree};
+use crate::unpacked::{configuration, libraries};
 
 const USERS: &str = "\
 joe@example.org:{PLAIN}pencil::::::
@@ -73,22 +74,6 @@ impl Dovecot {
             timeout: Duration::from_secs(20),
         }))
     }
-}
-
-fn configuration(folder: &Path, tree: &Path) -> String {
-    let (folder, libraries, tree) = (folder.display(), libraries(tree), tree.display());
-    format!(
-        "import_environment = LD_LIBRARY_PATH={libraries}\n\
-         base_dir = {folder}/run\nstate_dir = {folder}/run\nlog_path = {folder}/log\nauth_verbose = yes\n\
-         libexec_dir = {tree}/usr/lib/dovecot\nmail_plugin_dir = {tree}/usr/lib/dovecot/modules\n\
-         protocols =\nssl = no\nlisten = 127.0.0.1\n\
-         default_internal_user = daemon\ndefault_internal_group = daemon\ndefault_login_user = nobody\n\
-         auth_mechanisms = plain login scram-sha-256\nauth_failure_delay = 0 secs\n\
-         auth_username_translation = %@\n\
-         passdb {{\n  driver = passwd-file\n  args = {folder}/users\n}}\n\
-         userdb {{\n  driver = passwd-file\n  args = {folder}/users\n  default_fields = uid=65534 gid=65534 home=/nonexistent\n}}\n\
-         service auth {{\n  user = root\n  unix_listener auth-client {{\n    mode = 0666\n  }}\n  unix_listener auth-userdb {{\n    mode = 0666\n  }}\n}}\n"
-    )
 }
 
 #[tokio::test]

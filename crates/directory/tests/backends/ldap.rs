@@ -9,7 +9,8 @@ use std::time::Duration;
 use directory::{AccountLimits, AuthFailure, BackendSettings, Directory, LdapFind, LdapSettings, Limit, Password};
 
 use crate::client::{self, external, facts, is, login, plain, tried};
-use crate::peers::{self, Peer, certificates, free_port, libraries, listens, tree};
+use crate::peers::{self, Peer, certificates, free_port, listens, tree};
+use crate::unpacked::libraries;
 
 const ENTRIES: &str = "\
 dn: dc=example,dc=org

@@ -5,3 +5,4 @@ mod dovecot;
 mod ldap;
 mod peers;
 mod sql;
+mod unpacked;

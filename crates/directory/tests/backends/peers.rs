@@ -23,17 +23,6 @@ pub fn tree(program: &str) -> Option<PathBuf> {
     tree
 }
 
-/// Where the libraries of a tree are.
-pub fn libraries(tree: &Path) -> String {
-    let folders = [
-        "usr/lib/dovecot",
-        "usr/lib/dovecot/modules/old-stats",
-        "usr/lib/x86_64-linux-gnu",
-        "usr/lib/aarch64-linux-gnu",
-    ];
-    folders.map(|folder| tree.join(folder).display().to_string()).join(":")
-}
-
 pub fn is_root() -> bool {
     use std::os::unix::fs::MetadataExt;
     std::fs::metadata("/proc/self").is_ok_and(|metadata| metadata.uid() == 0)

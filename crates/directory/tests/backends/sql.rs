@@ -11,7 +11,8 @@ use argon2::password_hash::PasswordHasher;
 use directory::{AccountLimits, AuthFailure, BackendSettings, Database, Directory, Password, SqlSettings};
 
 use crate::client::{self, external, facts, is, login, plain, scram, tried};
-use crate::peers::{Peer, certificates, free_port, is_root, libraries, listens, skipped};
+use crate::peers::{Peer, certificates, free_port, is_root, listens, skipped};
+use crate::unpacked::libraries;
 
 /// `pencil`, as PostgreSQL would keep it.
 const SCRAM: &str = "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=";

@@ -82,17 +82,11 @@ async fn a_delivery_that_a_connection_drops_is_not_lost() {
 }
 
 fn local_route() -> Route {
-    Route {
-        name: "local".into(),
-        matches: vec![Match::Domain(Domain::parse("example.org").unwrap())],
-        to: To::Lmtp(LmtpServer::Unix("/run/lmtp".into())),
-        source: None,
-        retry: None,
-        limits: None,
-        tls: None,
-        implicit_tls: false,
-        authenticates: false,
-    }
+    Route::new(
+        "local",
+        vec![Match::Domain(Domain::parse("example.org").unwrap())],
+        To::Lmtp(LmtpServer::Unix("/run/lmtp".into())),
+    )
 }
 
 #[tokio::test(start_paused = true)]
@@ -176,16 +170,12 @@ async fn mail_follows_a_domain_that_moves_from_one_route_to_another() {
 
 #[tokio::test(start_paused = true)]
 async fn literals_smart_hosts_and_their_exchanges_have_sites() {
-    let smart = |name: &str, domain: &str, mx| Route {
-        name: name.into(),
-        matches: vec![Match::Domain(Domain::parse(domain).unwrap())],
-        to: To::SmartHosts(vec![SmartHost { host: Host::parse("example.net").unwrap(), port: 587, mx }]),
-        source: None,
-        retry: None,
-        limits: None,
-        tls: None,
-        implicit_tls: false,
-        authenticates: false,
+    let smart = |name: &str, domain: &str, mx| {
+        Route::new(
+            name,
+            vec![Match::Domain(Domain::parse(domain).unwrap())],
+            To::SmartHosts(vec![SmartHost { host: Host::parse("example.net").unwrap(), port: 587, mx }]),
+        )
     };
     let routes = vec![smart("by-host", "one.example", false), smart("by-mx", "two.example", true)];
     let mut house = House::new(|settings| settings.routes = routes).await;

@@ -172,18 +172,7 @@ async fn a_domain_is_acted_on_wherever_its_mail_is_and_no_other() {
             mx: false,
         }]);
         let matches = vec![queue::Match::Domain("example.org".parse().unwrap())];
-        let name = "relay".to_owned();
-        settings.routes.push(queue::Route {
-            name,
-            matches,
-            to,
-            source: None,
-            retry: None,
-            limits: None,
-            tls: None,
-            implicit_tls: false,
-            authenticates: false,
-        });
+        settings.routes.push(queue::Route::new("relay", matches, to));
     };
     // Ids are made from the time of the start.
     house.advance(MINUTE).await;

@@ -5,8 +5,12 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use self::unpacked::{configuration, libraries};
 use super::{Peer, workspace};
 use crate::harness::{is_root, open_to_everybody, skipped, wait_for};
+
+#[path = "../../../../directory/tests/backends/unpacked.rs"]
+mod unpacked;
 
 /// A running Dovecot, of which there is no more than its service for logins.
 pub struct Dovecot {
@@ -39,29 +43,4 @@ impl Dovecot {
         wait_for("Dovecot's socket", || UnixStream::connect(&socket).ok());
         Some(Self { socket, _master: master })
     }
-}
-
-fn libraries(tree: &Path) -> String {
-    let folders = [
-        "usr/lib/dovecot",
-        "usr/lib/dovecot/modules/old-stats",
-        "usr/lib/x86_64-linux-gnu",
-        "usr/lib/aarch64-linux-gnu",
-    ];
-    folders.map(|folder| tree.join(folder).display().to_string()).join(":")
-}
-
-fn configuration(folder: &Path, tree: &Path) -> String {
-    let (folder, libraries, tree) = (folder.display(), libraries(tree), tree.display());
-    format!(
-        "import_environment = LD_LIBRARY_PATH={libraries}\n\
-         base_dir = {folder}/run\nstate_dir = {folder}/run\nlog_path = {folder}/log\nauth_verbose = yes\n\
-         libexec_dir = {tree}/usr/lib/dovecot\nmail_plugin_dir = {tree}/usr/lib/dovecot/modules\n\
-         protocols =\nssl = no\nlisten = 127.0.0.1\n\
-         default_internal_user = daemon\ndefault_internal_group = daemon\ndefault_login_user = nobody\n\
-         auth_mechanisms = plain login scram-sha-256\nauth_failure_delay = 0 secs\n\
-         passdb {{\n  driver = passwd-file\n  args = {folder}/users\n}}\n\
-         userdb {{\n  driver = static\n  args = uid=65534 gid=65534 home=/nonexistent\n}}\n\
-         service auth {{\n  user = root\n  unix_listener auth-client {{\n    mode = 0666\n  }}\n}}\n"
-    )
 }
